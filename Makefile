@@ -1,0 +1,37 @@
+# Every target does its own set-up; see README.
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+export FIFTYONE_DO_NOT_TRACK ?= true
+export FIFTYONE_DATABASE_VALIDATION ?= false
+
+.PHONY: demo test bench lint clean setup browser tiny notebook
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml tools/setup_env.sh
+	bash tools/setup_env.sh $(VENV)
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(VENV)/bin/fiftyone-rexseek demo
+
+browser: $(STAMP)
+	-bash tools/ensure_browser.sh
+
+test: $(STAMP) browser
+	$(PY) -m pytest -n 2 --dist loadfile
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+
+bench: $(STAMP)
+	$(PY) -m benchmarks
+
+tiny: $(STAMP)
+	$(PY) -m fiftyone_rexseek.training.tiny
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo runs tests/screenshots
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

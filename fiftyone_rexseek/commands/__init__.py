@@ -1,0 +1,1 @@
+"""The subcommands of ``fiftyone-rexseek``, one module each."""

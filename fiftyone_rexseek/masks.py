@@ -1,0 +1,169 @@
+"""Masks: COCO run-length encodings, polygons and FiftyOne's box-relative arrays.
+
+pycocotools does the encoding; it is imported when first needed, so that models import without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from .errors import DataError, MissingDependencyError
+from .referring import RLE, Segmentation
+
+
+def _coco():
+    try:
+        from pycocotools import mask as coco_mask
+    except ImportError as e:
+        raise MissingDependencyError("masks need pycocotools", advice="pip install pycocotools") from e
+    return coco_mask
+
+
+def compress(segmentation: Segmentation, height: int, width: int) -> RLE:
+    """Any COCO segmentation as one compressed RLE ``{"size": [h, w], "counts": str}``.
+
+    Polygon parts with fewer than 6 numbers or an odd count are dropped, as the gRefCOCO loader does;
+    several parts are united. An RLE of another size than the image raises :class:`DataError`.
+
+    Example::
+
+        >>> area(compress([[0, 0, 4, 0, 4, 4, 0, 4]], 10, 10))
+        16
+    """
+    coco = _coco()
+    if isinstance(segmentation, Mapping):
+        size = [int(v) for v in segmentation.get("size", ())]
+        if size != [int(height), int(width)]:
+            raise DataError("RLE does not fit its image", expected=[int(height), int(width)], found=size)
+        counts = segmentation["counts"]
+        if isinstance(counts, list | tuple | np.ndarray):
+            if sum(counts) != size[0] * size[1]:
+                raise DataError("RLE counts do not add up", expected=size[0] * size[1], found=int(sum(counts)))
+            rle = coco.frPyObjects({"size": size, "counts": list(counts)}, *size)
+        else:
+            rle = {"size": size, "counts": counts}
+            if isinstance(counts, str | bytes) and not _is_valid_compressed(rle):
+                raise DataError("RLE counts do not add up", expected=f"runs that cover {size[0] * size[1]} pixels")
+        return _as_text(rle)
+    parts = [list(map(float, p)) for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
+    if not parts:
+        return encode(np.zeros((height, width), bool))
+    return _as_text(coco.merge(coco.frPyObjects(parts, height, width)))
+
+
+def _as_text(rle) -> RLE:
+    counts = rle["counts"]
+    return {
+        "size": [int(v) for v in rle["size"]],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
+
+
+def compressed_runs(counts: str | bytes) -> np.ndarray:
+    """Run lengths (background first) of a compressed counts string, int64; the LEB128-like COCO code.
+
+    Example::
+
+        >>> compressed_runs(encode(np.array([[0, 1], [0, 1]], bool))["counts"]).tolist()
+        [2, 2]
+    """
+    data = counts.encode("ascii") if isinstance(counts, str) else counts
+    runs: list[int] = []
+    i, n = 0, len(data)
+    while i < n:
+        value, shift, more = 0, 0, True
+        while more:
+            if i >= n:
+                raise DataError("compressed RLE ends in the middle of a number")
+            c = data[i] - 48
+            if not 0 <= c < 64:
+                raise DataError("compressed RLE holds a character that is not part of the code", found=chr(data[i]))
+            value |= (c & 0x1F) << shift
+            more = bool(c & 0x20)
+            i += 1
+            shift += 5
+            if not more and c & 0x10:
+                value |= -1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return np.asarray(runs, dtype=np.int64)
+
+
+def _is_valid_compressed(rle) -> bool:
+    # pycocotools itself does not check: a bad string makes it read beyond its buffer
+    try:
+        runs = compressed_runs(rle["counts"])
+    except (DataError, UnicodeEncodeError):
+        return False
+    return bool((runs >= 0).all()) and int(runs.sum()) == rle["size"][0] * rle["size"][1]
+
+
+def encode(mask: np.ndarray) -> RLE:
+    """Boolean array (h, w) to a compressed RLE."""
+    return _as_text(_coco().encode(np.asfortranarray(np.asarray(mask, dtype=np.uint8))))
+
+
+def decode(rle: RLE) -> np.ndarray:
+    """RLE (compressed or list counts) to a boolean array (h, w)."""
+    return _coco().decode(_for_coco(rle)).astype(bool)
+
+
+def _for_coco(rle: RLE):
+    if isinstance(rle["counts"], list | tuple | np.ndarray):
+        return compress(rle, *rle["size"])
+    return {"size": list(rle["size"]), "counts": rle["counts"]}
+
+
+def union(rles: Iterable[RLE], height: int, width: int) -> RLE:
+    """Union of RLEs as one RLE, without decoding; all zeros for an empty input."""
+    rles = [_for_coco(r) for r in rles]
+    return _as_text(_coco().merge(rles)) if rles else encode(np.zeros((height, width), bool))
+
+
+def area(rle: RLE) -> int:
+    """Number of pixels, without decoding."""
+    return int(_coco().area(_for_coco(rle)))
+
+
+def intersection_area(a: RLE, b: RLE) -> int:
+    """Number of pixels in both, without decoding."""
+    coco = _coco()
+    return int(coco.area(coco.merge([_for_coco(a), _for_coco(b)], intersect=True)))
+
+
+def mask_box_xyxy(rle: RLE) -> np.ndarray:
+    """Tight box (4,) of the mask's pixels in absolute ``xyxy``; zeros for an empty mask."""
+    x, y, w, h = _coco().toBbox(_for_coco(rle))
+    return np.array([x, y, x + w, y + h], dtype=np.float64)
+
+
+def pixel_window(box_xyxy, height: int, width: int) -> tuple[int, int, int, int]:
+    """Integer pixel window (x0, y0, x1, y1) that covers a box, clipped to the image, at least 1x1."""
+    x0, y0 = int(np.floor(box_xyxy[0] + 1e-9)), int(np.floor(box_xyxy[1] + 1e-9))
+    x1, y1 = int(np.ceil(box_xyxy[2] - 1e-9)), int(np.ceil(box_xyxy[3] - 1e-9))
+    x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+    return x0, y0, min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
+
+
+def crop_to_box(mask: np.ndarray, box_xyxy) -> np.ndarray:
+    """The part of a full-image boolean mask (h, w) that FiftyOne stores with a box: its :func:`pixel_window`."""
+    x0, y0, x1, y1 = pixel_window(box_xyxy, *mask.shape)
+    return np.ascontiguousarray(mask[y0:y1, x0:x1])
+
+
+def paste(cropped: np.ndarray, box_xyxy, height: int, width: int) -> np.ndarray:
+    """Inverse of :func:`crop_to_box`: a boolean full-image mask (height, width).
+
+    A crop whose shape differs from the window (masks made by other tools) is resized to it, nearest neighbour.
+    """
+    x0, y0, x1, y1 = pixel_window(box_xyxy, height, width)
+    full = np.zeros((height, width), bool)
+    h, w = y1 - y0, x1 - x0
+    cropped = np.asarray(cropped, dtype=bool)
+    if cropped.shape != (h, w):
+        rows = np.minimum((np.arange(h) + 0.5) * cropped.shape[0] / h, cropped.shape[0] - 1).astype(int)
+        cols = np.minimum((np.arange(w) + 0.5) * cropped.shape[1] / w, cropped.shape[1] - 1).astype(int)
+        cropped = cropped[rows][:, cols]
+    full[y0:y1, x0:x1] = cropped
+    return full
