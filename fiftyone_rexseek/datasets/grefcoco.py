@@ -1,0 +1,204 @@
+"""gRefCOCO: ``grefs(unc).json`` and ``instances.json``, read and written.
+
+Source: the files of the GREx authors (``grefcoco/`` beside ``images/train2014/``), 259,859 expressions on 19,994
+images: 135,258 with one target, 90,064 with several, 34,537 with none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, ProblemLog
+from ..referring import ReferringExample
+from .coco import InstancesIndex, coco_bbox, read_instances
+from .refs import RefsReader, load_refs, to_refs
+
+REFS_NAMES = ("grefs(unc).json", "grefs(unc).p")
+INSTANCES_NAME = "instances.json"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much of what a data set has; None where it is not stated.
+
+    ``objects`` are the distinct annotations that some expression refers to.
+    """
+
+    expressions: int | None = None
+    single_target: int | None = None
+    multi_target: int | None = None
+    no_target: int | None = None
+    objects: int | None = None
+    images: int | None = None
+
+    def differences(self, found: Counts) -> dict[str, tuple[int, int]]:
+        """What differs: name to (expected, found), only for figures that both state.
+
+        Example::
+
+            >>> Counts(expressions=10, images=3).differences(Counts(expressions=9, images=3))
+            {'expressions': (10, 9)}
+        """
+        pairs = {f.name: (getattr(self, f.name), getattr(found, f.name)) for f in fields(self)}
+        return {k: v for k, v in pairs.items() if None not in v and v[0] != v[1]}
+
+
+#: Counts of the whole release, as published with the data set.
+PUBLISHED = Counts(
+    expressions=259_859, single_target=135_258, multi_target=90_064, no_target=34_537, objects=61_316, images=19_994
+)
+
+
+class Counter:
+    """Counts examples as they stream by.
+
+    Example::
+
+        >>> counter = Counter()
+        >>> [e.expression for e in counter.watch([ReferringExample(1, "1_1", "the dog", "a.jpg")])]
+        ['the dog']
+        >>> counter.counts.no_target, counter.counts.images
+        (1, 1)
+    """
+
+    def __init__(self):
+        self._by_targets = [0, 0, 0]
+        self._images: set = set()
+        self._objects: set = set()
+
+    def watch(self, examples: Iterable[ReferringExample]) -> Iterator[ReferringExample]:
+        """Passes the examples through."""
+        for example in examples:
+            self._by_targets[min(len(example.targets), 2)] += 1
+            self._images.add(example.image_id)
+            self._objects.update(t.object_id for t in example.targets)
+            yield example
+
+    @property
+    def counts(self) -> Counts:
+        none, one, many = self._by_targets
+        return Counts(none + one + many, one, many, none, len(self._objects), len(self._images))
+
+
+def find_file(folder: str | Path, names: Sequence[str], subfolders: Sequence[str]) -> Path:
+    """The first existing ``folder/[subfolder/]name``; raises :class:`DataError` with all places looked at."""
+    folder = Path(folder)
+    places = [folder / sub / name for sub in ("", *subfolders) for name in names]
+    for place in places:
+        if place.is_file():
+            return place
+    raise DataError(
+        "the data set's file is not there", where=folder, expected=" or ".join(names),
+        found=", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder",
+        advice="Give the folder that the authors' download unpacks to.",
+    )  # fmt: skip
+
+
+def read_grefcoco(
+    refs: str | Path,
+    instances: str | Path | InstancesIndex | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    problems: ProblemLog | None = None,
+    image_dir: str | Path | None = None,
+) -> RefsReader:
+    """Streams the examples of gRefCOCO (and of anything else in its format).
+
+    Args:
+        refs: ``grefs(unc).json`` or its folder (or the folder above)
+        instances: ``instances.json``; by default the one beside the refs
+        splits: some of train, val, testA, testB; all by default
+        problems: where bad annotations and refs are logged
+        image_dir: folder of the images, to skip (and count) expressions whose image is not on disk
+
+    Returns:
+        an iterable of :class:`ReferringExample`; see :class:`~fiftyone_rexseek.datasets.refs.RefsReader`
+    """
+    return open_reader(refs, instances, REFS_NAMES, ("grefcoco",), splits, problems, image_dir)
+
+
+def open_reader(
+    refs: str | Path,
+    instances: str | Path | InstancesIndex | None,
+    names: Sequence[str],
+    subfolders: Sequence[str],
+    splits: Sequence[str] | None,
+    problems: ProblemLog | None,
+    image_dir: str | Path | None,
+) -> RefsReader:
+    """Reader for any member of the family: finds the files, loads the index, streams the refs."""
+    log = problems if problems is not None else ProblemLog()
+    path = Path(refs)
+    if not path.is_file():
+        path = find_file(path, names, subfolders)
+    if not isinstance(instances, InstancesIndex):
+        instances = read_instances(instances if instances is not None else path.parent / INSTANCES_NAME, log)
+    image_dir = None if image_dir is None else Path(image_dir)
+    if image_dir is not None and not image_dir.is_dir():
+        raise DataError("no such image folder", where=image_dir, advice="Give the folder that holds train2014's files.")
+    return RefsReader(load_refs(path), instances, splits, log, image_dir, where=path.name)
+
+
+def write_refs(
+    path: str | Path,
+    examples: Iterable[ReferringExample],
+    without_sentences: Iterable[tuple[int, Mapping[str, Any]]] = (),
+) -> int:
+    """Writes examples as a refs JSON file; returns the number of refs."""
+    refs = to_refs(examples, without_sentences)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(refs, ensure_ascii=False), encoding="utf-8")
+    return len(refs)
+
+
+def write_instances(path: str | Path, examples: Iterable[ReferringExample], index: InstancesIndex | None = None) -> int:
+    """Writes the images, targets and candidates of examples as ``instances.json``; returns the number of annotations.
+
+    Args:
+        index: what is known beyond the examples: category ids, areas, header, image order. Without it categories
+            are numbered in order of appearance and areas are those of the boxes.
+    """
+    document = to_instances(examples, index)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    return len(document["annotations"])
+
+
+def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | None = None) -> dict[str, Any]:
+    """The COCO document of :func:`write_instances`."""
+    index = index or InstancesIndex()
+    ids = {name: key for key, name in index.categories.items()}
+    images: dict[Any, dict[str, Any]] = {}
+    annotations: dict[Any, dict[str, Any]] = {}
+    for example in examples:
+        if example.image_id not in images:
+            images[example.image_id] = {
+                "id": example.image_id,
+                "file_name": example.file_name,
+                "width": example.width,
+                "height": example.height,
+            }
+        for target in (*example.candidates, *example.targets):
+            if target.object_id in annotations:
+                continue
+            known = index.annotations.get(target.object_id)
+            box = coco_bbox(target.box_xyxy)
+            row = {
+                "id": target.object_id,
+                "image_id": example.image_id,
+                "category_id": known.category_id if known else ids.setdefault(target.label, max(ids.values(), default=0) + 1),
+                "bbox": box,
+                "area": known.area if known else box[2] * box[3],
+                "iscrowd": int(target.iscrowd),
+            }
+            if target.segmentation is not None:
+                row["segmentation"] = target.segmentation
+            annotations[target.object_id] = row
+    header = dict(index.header)
+    if not header.get("categories"):
+        header["categories"] = [{"id": key, "name": name} for name, key in ids.items()]
+    return {**header, "images": list(images.values()), "annotations": list(annotations.values())}
