@@ -1,0 +1,342 @@
+"""Importing referring examples into FiftyOne: streaming, fast, and safe to run again.
+
+:func:`import_examples` takes any iterable of :class:`ReferringExample` - every benchmark's importer is a
+reader plus this function. One example becomes one sample with these fields::
+
+    image_id, expression_id, expression   as in the source; image_id is indexed
+    domain, sub_domain                    where the source has them
+    num_targets                           0 means that nobody matches
+    ground_truth                          Detections with masks; empty Detections when nobody matches
+    candidates                            Detections: what a selector may choose from
+    extra                                 other fields of the source row, given back on export
+    import_key                            "source/split/id", unique: makes importing again harmless
+
+Labels that come from files carry ``box_xyxy`` (the source's pixels), ``segmentation`` (the source's RLE or
+polygons) and ``object_id`` beside FiftyOne's own attributes, so that metrics and exports are exact.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from itertools import islice
+from typing import Any, Literal
+
+import fiftyone as fo
+import fiftyone.core.utils as fou
+import numpy as np
+
+from .. import masks
+from ..errors import ConfigError, DataError, ProblemLog
+from ..referring import RLE, ReferringExample, Target
+from . import documents, presentation
+from .media import ImageFile, ImageFolder
+
+logger = logging.getLogger(__name__)
+
+#: Tag of samples whose source row was mended or tolerated; the problem's kind follows as "problem:<kind>".
+PROBLEM_TAG = "problem"
+#: Where ``dataset.info`` keeps what was imported, one entry per source and split.
+INFO_KEY = "referring_imports"
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        source, split: what was imported
+        added: samples inserted now
+        existing: examples that were in the dataset already
+        skipped: examples left out because their image or box could not be used
+        problems: counts of all problems by kind, those of the reader included
+        sample_ids: ids of the inserted samples
+    """
+
+    source: str
+    split: str | None
+    added: int
+    existing: int
+    skipped: int
+    problems: Mapping[str, int] = field(default_factory=dict)
+    sample_ids: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """One line for a person.
+
+        Example::
+
+            >>> ImportReport("humanref", "test", 5, 2, 1, {"missing-image": 1}).summary()
+            '5 samples added, 2 were there already, 1 skipped (missing-image: 1)'
+        """
+        text = f"{self.added} samples added"
+        if self.existing:
+            text += f", {self.existing} were there already"
+        if self.skipped:
+            text += f", {self.skipped} skipped"
+        if self.problems:
+            text += " (" + ", ".join(f"{kind}: {n}" for kind, n in self.problems.items()) + ")"
+        return text
+
+
+def import_examples(
+    dataset: fo.Dataset,
+    examples: Iterable[ReferringExample],
+    images: ImageFolder,
+    *,
+    source: str,
+    log: ProblemLog | None = None,
+    tags: Iterable[str] = (),
+    mask_storage: Literal["database", "none"] = "database",
+    max_samples: int | None = None,
+    total: int | None = None,
+    info: Mapping[str, Any] | None = None,
+    batch_size: int = 1000,
+    progress: bool | Callable | None = None,
+) -> ImportReport:
+    """Imports examples as samples, skipping those that the dataset already holds.
+
+    Args:
+        dataset: where to; fields, indexes, sidebar, colours and saved views are set up when they are absent
+        examples: any iterable; it is consumed as a stream
+        images: resolves ``example.file_name``
+        source: name of the benchmark; with split and expression id it makes the unique key of a sample
+        log: where problems go; a strict log makes the first one an error. What was imported before stays
+        tags: further tags for every sample (the split is always one)
+        mask_storage: whether target masks are drawn from the database, or only kept as ``segmentation``
+        max_samples: stop after this many examples
+        total: number of examples, if known, for the progress bar
+        info: further entries for ``dataset.info``
+        batch_size: samples per insertion
+        progress: as everywhere in FiftyOne: True, False, None (the default), or a callback
+
+    Returns:
+        an :class:`ImportReport`
+
+    Raises:
+        DataError: in strict mode, or when not one image of a non-empty source could be used
+    """
+    if mask_storage not in ("database", "none"):
+        raise ConfigError("unknown mask_storage", expected="'database' or 'none'", found=mask_storage)
+    log = log if log is not None else ProblemLog()
+    images.check()
+    if max_samples is not None:
+        examples = islice(examples, max_samples)
+        total = None if total is None else min(total, max_samples)
+    examples = iter(examples)
+    first = next(examples, None)
+    if first is None:
+        return ImportReport(source, None, 0, 0, 0, dict(log.counts))
+    _require_flat(dataset)
+    presentation.declare_fields(dataset, id_type=type(first.expression_id), image_id_type=type(first.image_id))
+    known = set(dataset.values("import_key")) if len(dataset) else set()
+
+    tags = tuple(tags)
+    existing = skipped = 0
+    converter = _Converter(source, images, log, tags, mask_storage == "database")
+    writer = documents.SampleWriter(dataset, batch_size)
+    with fou.ProgressBar(total=total, progress=progress, quiet=progress is False) as bar, writer:
+        for example in bar(_chain(first, examples)):
+            key = import_key(source, example.split, example.expression_id)
+            if key in known:
+                existing += 1
+                continue
+            document = converter(example, key)
+            if document is None:
+                skipped += 1
+            else:
+                writer.add(document)
+    existing += writer.existing
+    if skipped and not writer.added and not existing:
+        raise DataError(
+            f"none of the {skipped} examples could be imported",
+            where=images.root if not isinstance(images.root, Mapping) else source,
+            expected="at least one usable image",
+            found=log.summary(examples=2),
+            advice="Is data_path= the folder that the annotations' image names refer to?",
+        )
+    report = ImportReport(
+        source, first.split, writer.added, existing, skipped, dict(log.counts), tuple(writer.ids)
+    )
+    _record(dataset, report, info or {}, log)
+    presentation.present(dataset)
+    if log.counts:
+        logger.warning("%s", log.summary())
+    return report
+
+
+def import_key(source: str, split: str | None, expression_id: str | int) -> str:
+    """Unique key of an example; the id as JSON, so that 1 and "1" differ.
+
+    Example::
+
+        >>> import_key("humanref", None, "att_1"), import_key("grefcoco", "val", 1)
+        ('humanref//"att_1"', 'grefcoco/val/1')
+    """
+    return f"{source}/{split or ''}/{json.dumps(expression_id, ensure_ascii=False)}"
+
+
+def _chain(first: ReferringExample, rest: Iterator[ReferringExample]) -> Iterator[ReferringExample]:
+    yield first
+    yield from rest
+
+
+def _require_flat(dataset: fo.Dataset) -> None:
+    if dataset.media_type not in (None, fo.core.media.IMAGE):
+        raise ConfigError(
+            "examples can only be added to a dataset of images",
+            where=dataset.name,
+            expected="media type 'image'",
+            found=dataset.media_type,
+        )
+
+
+class _Converter:
+    """Turns an example into a sample document, or reports why not and returns None."""
+
+    def __init__(self, source: str, images: ImageFolder, log: ProblemLog, tags: tuple[str, ...], draw_masks: bool):
+        self.source, self.images, self.log, self.tags, self.draw_masks = source, images, log, tags, draw_masks
+
+    def __call__(self, example: ReferringExample, key: str) -> dict[str, Any] | None:
+        where = f"{self.source} {example.expression_id!r}"
+        try:
+            image = self.images[example.file_name]
+        except DataError as e:
+            kind = "missing-image" if e.what == "image not found" else "unreadable-image"
+            self.log.add(kind, where, f"{e.what}: {e.where}", found=e.__cause__ if kind == "unreadable-image" else None)
+            return None
+        kinds = list(example.problem_kinds)
+        stated = (example.width, example.height)
+        if None not in stated and stated != (image.width, image.height):
+            size = f"{image.width}x{image.height}"
+            self.log.add("size-differs", where, "the row states another size than the image has", size, stated)
+            kinds.append("size-differs")
+        for target in example.targets:
+            if not _is_inside(target, image):
+                found = list(target.box_xyxy)
+                size = f"{image.width}x{image.height}"
+                self.log.add("outside-image", where, "an answer box lies outside the image", f"inside {size}", found)
+                return None
+        if not all(_is_inside(c, image) for c in example.candidates):
+            self.log.add("candidate-outside-image", where, "a candidate box lies outside the image")
+            kinds.append("candidate-outside-image")
+
+        document = documents.sample_document(image.path, image.width, image.height, image.size_bytes, image.mime_type)
+        document["tags"] = [*self.tags, *([example.split] if example.split else [])]
+        document["import_key"] = key
+        for name in ("image_id", "expression_id", "expression", "domain", "sub_domain"):
+            value = getattr(example, name)
+            if value is not None:
+                document[name] = value
+        document["num_targets"] = len(example.targets)
+        targets = [self._target(t, image, where, kinds) for t in example.targets]
+        document["ground_truth"] = documents.detections_document(targets)
+        candidates = [self._candidate(c, image) for c in example.candidates]
+        document["candidates"] = documents.detections_document(candidates)
+        if example.extra:
+            document["extra"] = pack_extra(example.extra)
+        if kinds:
+            document["tags"] += [PROBLEM_TAG, *(f"problem:{kind}" for kind in dict.fromkeys(kinds))]
+        return document
+
+    def _candidate(self, target: Target, image: ImageFile) -> dict[str, Any]:
+        return documents.detection_document(target.label, relative_box(target.box_xyxy, image), **_attributes(target))
+
+    def _target(self, target: Target, image: ImageFile, where: str, kinds: list[str]) -> dict[str, Any]:
+        attributes = _attributes(target)
+        crop = None
+        if target.segmentation is not None:
+            try:
+                rle = masks.compress(target.segmentation, image.height, image.width)
+                if self.draw_masks:
+                    crop = masks.crop_to_box(masks.decode(rle), target.box_xyxy)
+                attributes["segmentation"] = plain_segmentation(target.segmentation)
+            except (DataError, KeyError, TypeError, ValueError) as e:
+                self.log.add("bad-mask", where, f"mask left out: {e}")
+                kinds.append("bad-mask")
+        return documents.detection_document(target.label, relative_box(target.box_xyxy, image), crop, **attributes)
+
+
+def _attributes(target: Target) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"box_xyxy": list(target.box_xyxy)}
+    if target.object_id is not None:
+        attributes["object_id"] = target.object_id
+    if target.iscrowd:
+        attributes["iscrowd"] = True
+    return attributes
+
+
+def _is_inside(target: Target, image: ImageFile) -> bool:
+    x1, y1, x2, y2 = target.box_xyxy
+    return x1 < image.width and y1 < image.height and x2 > 0 and y2 > 0
+
+
+def relative_box(box_xyxy, image: ImageFile) -> list[float]:
+    """FiftyOne's relative ``[x, y, w, h]`` of one box; as :func:`geometry.to_relative`, for one box at a time."""
+    x1, y1, x2, y2 = box_xyxy
+    return [x1 / image.width, y1 / image.height, (x2 - x1) / image.width, (y2 - y1) / image.height]
+
+
+def plain_segmentation(segmentation: RLE | Any) -> Any:
+    """A segmentation as the database can hold it: plain dicts, lists, numbers and text."""
+    if isinstance(segmentation, Mapping):
+        counts = segmentation["counts"]
+        if isinstance(counts, bytes):
+            counts = counts.decode("ascii")
+        elif not isinstance(counts, str):
+            counts = [int(v) for v in counts]
+        return {"size": [int(v) for v in segmentation["size"]], "counts": counts}
+    return [list(part) for part in segmentation]
+
+
+_PACKED = "json"
+
+
+def pack_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A source row's other fields as the database can hold them.
+
+    Names with ``.`` or ``$``, huge integers and the like are beyond MongoDB; such rows are kept as JSON text.
+
+    Example::
+
+        >>> pack_extra({"interest_class": "person"})
+        {'interest_class': 'person'}
+        >>> unpack_extra(pack_extra({"a.b": 2**80})) == {"a.b": 2**80}
+        True
+    """
+    return dict(extra) if _is_storable(extra) and _PACKED not in extra else {_PACKED: json.dumps(extra)}
+
+
+def unpack_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Inverse of :func:`pack_extra`."""
+    if not extra:
+        return {}
+    return json.loads(extra[_PACKED]) if set(extra) == {_PACKED} else dict(extra)
+
+
+def _is_storable(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(
+            isinstance(k, str) and k and "." not in k and not k.startswith(("$", "_")) and _is_storable(v)
+            for k, v in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return all(_is_storable(v) for v in value)
+    if isinstance(value, bool | float | str | type(None)):
+        return True
+    return isinstance(value, int | np.integer) and -(2**63) <= value < 2**63
+
+
+def _record(dataset: fo.Dataset, report: ImportReport, info: Mapping[str, Any], log: ProblemLog) -> None:
+    entry = {k: v for k, v in asdict(report).items() if k != "sample_ids"}
+    entry["imported_at"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    entry["first_problems"] = [str(p) for p in list(log)[:20]]
+    entry.update(info)
+    imports = dict(dataset.info.get(INFO_KEY, {}))
+    name = report.source if report.split is None else f"{report.source}/{report.split}"
+    imports[name.replace(".", "_")] = entry
+    dataset.info[INFO_KEY] = imports
+    dataset.save()
