@@ -1,0 +1,109 @@
+"""Score against a confidence threshold: which cut of a model's boxes would have scored best.
+
+A selector that gives every selected box a confidence can be made stricter after the fact. Per threshold the
+sweep drops the boxes below it, matches again and reports precision, recall and the benchmark's own number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .matching import Boxes, match_best_first, match_in_answer_order
+
+#: How the number that picks the best threshold is called, per method.
+OBJECTIVES = {"humanref": "DensityF1", "grec": "Pr@F1"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Curves over confidence thresholds.
+
+    Attributes:
+        objective: name of ``score``: DensityF1 (at one IoU threshold) or Pr@F1
+        thresholds: float (T,), ascending; a box is kept when its confidence is at least the threshold
+        precision, recall: float (T,), pooled over all boxes of all samples
+        score: float (T,), mean over samples
+    """
+
+    objective: str
+    thresholds: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    score: np.ndarray
+
+    @property
+    def best(self) -> int:
+        """Index of the best score; the lowest threshold on ties."""
+        return int(np.argmax(self.score))
+
+    @property
+    def best_threshold(self) -> float:
+        return float(self.thresholds[self.best])
+
+
+def threshold_sweep(
+    answers: Sequence,
+    predictions: Sequence,
+    confidences: Sequence[Sequence[float]],
+    *,
+    method: str = "humanref",
+    iou_threshold: float = 0.5,
+    thresholds: Sequence[float] | None = None,
+) -> Sweep:
+    """Precision, recall and the benchmark's score at each confidence threshold.
+
+    Args:
+        answers, predictions: one list of absolute ``xyxy`` boxes per sample
+        confidences: one number per predicted box; NaN or None counts as 1 (never cut)
+        method: ``"humanref"`` (DensityF1 over the samples that have targets; greedy in answer order) or ``"grec"``
+            (Pr@(F1=1) over all samples; greedy best pair first). Plain IoU in both
+        iou_threshold: IoU from which a match counts
+        thresholds: the cuts; by default 0 to 1 in steps of 0.05
+
+    Example::
+
+        >>> s = threshold_sweep([[[0, 0, 4, 4]]], [[[0, 0, 4, 4], [5, 5, 9, 9]]], [[0.9, 0.2]])
+        >>> s.score[0].round(3), s.score[s.best], s.best_threshold
+        (0.333, 1.0, 0.25)
+    """
+    if method not in OBJECTIVES:
+        raise ValueError(f"method is {method!r}, expected one of {sorted(OBJECTIVES)}")
+    cuts = np.linspace(0, 1, 21) if thresholds is None else np.sort(np.asarray(thresholds, dtype=np.float64))
+    gt, pred = Boxes.from_lists(answers), Boxes.from_lists(predictions)
+    confidence = np.array([np.nan if c is None else c for row in confidences for c in row], dtype=np.float64)
+    confidence = np.where(np.isnan(confidence), 1.0, confidence)
+    sample_of = np.repeat(np.arange(len(pred)), pred.counts)
+    match = match_in_answer_order if method == "humanref" else match_best_first
+
+    rows = []
+    for cut in cuts:
+        kept = confidence >= cut
+        counts = np.bincount(sample_of[kept], minlength=len(pred)).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        hits = match(gt, Boxes(pred.xyxy[kept], counts, offsets), iou_threshold).num_matches[0]
+        total = hits.sum()
+        rows.append(
+            (
+                total / counts.sum() if counts.sum() else 1.0,
+                total / gt.counts.sum() if gt.counts.sum() else 1.0,
+                _density_f1(hits, gt.counts, counts) if method == "humanref" else _pr_f1(hits, gt.counts, counts),
+            )
+        )
+    precision, recall, score = np.array(rows).T
+    return Sweep(OBJECTIVES[method], cuts, precision, recall, score)
+
+
+def _density_f1(hits: np.ndarray, answers: np.ndarray, kept: np.ndarray) -> float:
+    targeted = answers > 0
+    if not targeted.any():
+        return 0.0
+    hits, answers, kept = hits[targeted], answers[targeted], kept[targeted]
+    f1 = 2 * hits / (answers + kept)
+    return float(np.mean(f1 * np.minimum(1, answers / np.maximum(kept, 1))))
+
+
+def _pr_f1(hits: np.ndarray, answers: np.ndarray, kept: np.ndarray) -> float:
+    return float(np.mean((hits == answers) & (hits == kept))) if len(hits) else 0.0
