@@ -66,8 +66,8 @@ def threshold_sweep(
     Example::
 
         >>> s = threshold_sweep([[[0, 0, 4, 4]]], [[[0, 0, 4, 4], [5, 5, 9, 9]]], [[0.9, 0.2]])
-        >>> s.score[0].round(3), s.score[s.best], s.best_threshold
-        (0.333, 1.0, 0.25)
+        >>> s.score[[0, s.best]].round(3).tolist(), s.best_threshold
+        ([0.333, 1.0], 0.25)
     """
     if method not in OBJECTIVES:
         raise ValueError(f"method is {method!r}, expected one of {sorted(OBJECTIVES)}")
