@@ -14,6 +14,8 @@ from itertools import chain
 
 import numpy as np
 
+from ..errors import DataError
+
 #: Score of a pair that does not exist (padding); below every threshold.
 _NO_PAIR = -np.inf
 #: Numbers held at once while matching, so that memory stays flat however many samples there are.
@@ -58,7 +60,9 @@ class Boxes:
             xyxy = np.array(flat, dtype=np.float64) if flat else np.zeros((0, 4))
         except ValueError:  # of different lengths
             xyxy = np.array([b[:4] for b in flat], dtype=np.float64)
-        return cls(np.ascontiguousarray(xyxy.reshape(len(flat), -1)[:, :4]), counts, offsets_of(counts))
+        if xyxy.ndim != 2 or xyxy.shape[1] < 4:
+            raise DataError("boxes cannot be read", expected="4 numbers per box", found=flat[0])
+        return cls(np.ascontiguousarray(xyxy[:, :4]), counts, offsets_of(counts))
 
 
 def offsets_of(counts: np.ndarray) -> np.ndarray:
