@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..masks import decode_counts
 from .matching import offsets_of
 
 
@@ -81,7 +82,7 @@ def run_ends(rles: Sequence[Mapping[str, Any]]) -> RunEnds:
             code_of.append(i)
         else:
             lists[i] = _listed_runs(counts)
-    runs, lengths, sound = _decode(codes)
+    runs, lengths, sound = decode_counts(codes)
     counts_per_mask = np.zeros(n, dtype=np.int64)
     counts_per_mask[code_of] = lengths
     for i, listed in lists.items():
@@ -120,53 +121,3 @@ def _listed_runs(counts: Any) -> np.ndarray:
         return np.asarray(counts, dtype=np.int64).reshape(-1)
     except (TypeError, ValueError, OverflowError):
         return np.array([-1])
-
-
-def _decode(codes: list[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of all codes end to end, the number of runs of each, and whether each code is well formed.
-
-    The code is base 32 with a continuation bit (32) and a sign bit (16) in the last digit, offset by 48; from the
-    fourth number on, differences to the number two places earlier are stored.
-    """
-    text = np.frombuffer(b"".join(codes), dtype=np.uint8).astype(np.int64) - 48
-    code_length = np.fromiter((len(c) for c in codes), dtype=np.int64, count=len(codes))
-    owner = np.repeat(np.arange(len(codes)), code_length)
-    sound = np.ones(len(codes), dtype=bool)
-    sound[owner[(text < 0) | (text > 63)]] = False
-    text &= 63
-    last = (text & 32) == 0
-    ends = offsets_of(code_length)[1:]
-    has_text = code_length > 0
-    sound[has_text] &= last[ends[has_text] - 1]
-    last[ends[has_text] - 1] = True  # a code cut short ends here, and does not run into the next
-    if not len(text):
-        return np.zeros(0, np.int64), np.zeros(len(codes), np.int64), sound
-    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    number = np.cumsum(last) - last
-    digit = np.arange(len(text)) - starts[number]
-    # twelve digits hold 60 bits; longer numbers are no pixel counts
-    sound[owner[digit > 11]] = False
-    digit = np.minimum(digit, 11)
-    value = np.add.reduceat((text & 31) << (5 * digit), starts)
-    tail = text[last]
-    value = np.where(tail & 16, value - (np.int64(1) << (5 * (digit[last] + 1))), value)
-    number_owner = owner[last]
-    lengths = np.bincount(number_owner, minlength=len(codes))
-    first = offsets_of(lengths)[:-1][number_owner]
-    k = np.arange(len(value)) - first
-    return _undo_differences(value, k, first), lengths, sound
-
-
-def _undo_differences(value: np.ndarray, k: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """``run[k] = value[k] + run[k - 2]`` for k > 2: a running sum over the odd and over the even places."""
-    runs = value.copy()
-    for parity, begin in ((1, 1), (0, 2)):
-        chosen = (k % 2 == parity) & (k >= begin)
-        if not chosen.any():
-            continue
-        total = np.cumsum(value[chosen])
-        heads = np.flatnonzero(k[chosen] == begin)
-        before = np.where(heads > 0, total[heads - 1], 0)
-        lengths = np.diff(np.append(heads, len(total)))
-        runs[chosen] = total - np.repeat(before, lengths)
-    return runs
