@@ -1,0 +1,201 @@
+"""Annotated pictures: an expression, its targets and a model's answer drawn on the image and saved as files.
+
+Works on any dataset of images with a Detections field; the expression, outcome and confidence are written where
+there are any.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import logging
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import fiftyone as fo
+import fiftyone.core.utils as fou
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import DataError
+from ..geometry import to_absolute
+from ..masks import paste
+from ..models.images import open_image
+from .fields import require_detections
+
+logger = logging.getLogger(__name__)
+
+#: Colours of the first two layers; further ones are spread over the hue circle.
+GROUND_TRUTH_COLOR, PREDICTION_COLOR = (22, 163, 74), (255, 109, 4)
+_OUTCOME_TEXT = {"rejected": "nobody matches", "unparsed": "answer could not be read", "failed": "no answer"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is drawn in one colour: boxes with captions and optional masks.
+
+    Attributes:
+        boxes_xyxy: (n, 4) absolute pixels
+        captions: one text per box, may be empty
+        masks: one boolean (h, w) array or None per box, or None
+        color: RGB, 0 to 255
+    """
+
+    boxes_xyxy: np.ndarray
+    captions: Sequence[str]
+    masks: Sequence[np.ndarray | None] | None = None
+    color: tuple[int, int, int] = PREDICTION_COLOR
+
+
+@dataclass(frozen=True)
+class SavedPictures:
+    """What :func:`save_annotated` did: the files written and, by sample id, why the others were not."""
+
+    folder: Path
+    paths: tuple[Path, ...]
+    failed: dict[str, str]
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def draw_annotated(image: Image.Image, layers: Sequence[Layer], title: str = "") -> Image.Image:
+    """A copy of the picture with masks, boxes and captions drawn, and the title on a band above it.
+
+    Line width and letter size follow the size of the picture.
+
+    Example::
+
+        >>> layer = Layer(np.array([[2, 2, 30, 30]]), ["person 0.9"])
+        >>> draw_annotated(Image.new("RGB", (64, 48)), [layer], "the person on the left").size[0]
+        64
+    """
+    canvas = image.convert("RGB")
+    unit = max(1, round(min(canvas.size) / 200))
+    font = _font(max(10, 6 * unit))
+    for layer in layers:
+        for mask in layer.masks or ():
+            if mask is not None:
+                tint = Image.new("RGB", canvas.size, layer.color)
+                canvas = Image.composite(Image.blend(canvas, tint, 0.45), canvas, Image.fromarray(mask))
+    draw = ImageDraw.Draw(canvas)
+    for layer in layers:
+        for box, caption in zip(layer.boxes_xyxy, layer.captions, strict=True):
+            # PIL refuses inverted corners; a bad box is drawn as the line it is
+            x0, x1 = sorted((float(box[0]), float(box[2])))
+            y0, y1 = sorted((float(box[1]), float(box[3])))
+            draw.rectangle((x0, y0, x1, y1), outline=layer.color, width=2 * unit)
+            if caption:
+                _caption(draw, (x0, y0), caption, font, layer.color)
+    return _with_title(canvas, title) if title else canvas
+
+
+def _caption(draw: ImageDraw.ImageDraw, corner, text: str, font, color) -> None:
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    w, h = right - left + 4, bottom - top + 4
+    x = min(max(corner[0], 0), max(draw.im.size[0] - w, 0))
+    y = corner[1] - h if corner[1] >= h else corner[1]
+    draw.rectangle((x, y, x + w, y + h), fill=color)
+    dark = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 150
+    draw.text((x + 2 - left, y + 2 - top), text, font=font, fill=(0, 0, 0) if dark else (255, 255, 255))
+
+
+def _with_title(image: Image.Image, title: str) -> Image.Image:
+    size = max(12, image.width // 32)
+    font = _font(size)
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, max(12, int(image.width / size * 1.9)))]
+    band = int(len(lines) * size * 1.4) + size // 2
+    canvas = Image.new("RGB", (image.width, image.height + band), (24, 24, 27))
+    canvas.paste(image, (0, band))
+    ImageDraw.Draw(canvas).multiline_text((size // 2, size // 4), "\n".join(lines), font=font, fill=(250, 250, 250))
+    return canvas
+
+
+def save_annotated(
+    samples: fo.core.collections.SampleCollection,
+    output_dir: str | Path,
+    fields: Sequence[str] = ("ground_truth",),
+    *,
+    expression_field: str | None = "expression",
+    draw_masks: bool = True,
+    progress: bool | Callable | None = None,
+) -> SavedPictures:
+    """Saves one annotated PNG per sample: its expression as the title, each field in a colour of its own.
+
+    File names are ``<image name>_<sample id>.png``, so several expressions of an image do not overwrite each other. A
+    sample whose image cannot be read is reported and skipped.
+
+    Args:
+        samples: a dataset or view of images
+        output_dir: folder, made if necessary
+        fields: Detections fields to draw; ground truth is green
+        expression_field: the title; None, or a field that does not exist, means no title
+        draw_masks: whether instance masks are tinted
+        progress: as everywhere in FiftyOne
+
+    Raises:
+        ConfigError: a field does not exist or holds no Detections
+    """
+    dataset = samples._dataset
+    for field in fields:
+        require_detections(samples, field)
+    titled = expression_field if expression_field and dataset.has_sample_field(expression_field) else None
+    needed = [*fields, *([titled] if titled else []), *_outcomes(dataset, fields)]
+    folder = Path(output_dir).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    colors = _colors(fields)
+    paths, failed = [], {}
+    view = samples.select_fields(needed)
+    with fou.ProgressBar(total=len(view), progress=progress) as bar:
+        for sample in bar(view):
+            try:
+                image = open_image(sample.filepath)
+            except DataError as e:
+                failed[sample.id] = str(e)
+                logger.warning("%s", e)
+                continue
+            layers = [_layer(sample[f], image.size, colors[f], draw_masks) for f in fields]
+            title = _title(sample, titled, fields, dataset)
+            path = folder / f"{Path(sample.filepath).stem}_{sample.id}.png"
+            draw_annotated(image, layers, title).save(path)
+            paths.append(path)
+    return SavedPictures(folder, tuple(paths), failed)
+
+
+def _outcomes(dataset, fields: Sequence[str]) -> list[str]:
+    return [f"{f}_outcome" for f in fields if dataset.has_sample_field(f"{f}_outcome")]
+
+
+def _colors(fields: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    colors, rest = {}, 0
+    for field in fields:
+        if field == "ground_truth":
+            colors[field] = GROUND_TRUTH_COLOR
+        elif rest == 0:
+            colors[field], rest = PREDICTION_COLOR, 1
+        else:
+            r, g, b = colorsys.hsv_to_rgb((0.6 + 0.17 * rest) % 1, 0.85, 0.9)
+            colors[field], rest = (int(255 * r), int(255 * g), int(255 * b)), rest + 1
+    return colors
+
+
+def _layer(detections: fo.Detections | None, size: tuple[int, int], color, draw_masks: bool) -> Layer:
+    width, height = size
+    found = detections.detections if detections is not None else []
+    boxes = to_absolute([d.bounding_box for d in found], width, height)
+    captions = [d.label + (f" {d.confidence:.2f}" if d.confidence is not None else "") for d in found]
+    full = None
+    if draw_masks:
+        full = [paste(d.get_mask(), b, height, width) if d.has_mask else None for d, b in zip(found, boxes)]
+    return Layer(boxes, captions, full, color)
+
+
+def _title(sample, expression_field: str | None, fields: Sequence[str], dataset) -> str:
+    lines = [str(sample[expression_field])] if expression_field and sample[expression_field] else []
+    for field in fields:
+        outcome = sample[f"{field}_outcome"] if dataset.has_sample_field(f"{field}_outcome") else None
+        if outcome in _OUTCOME_TEXT:
+            lines.append(f"{field}: {_OUTCOME_TEXT[outcome]}")
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""Annotated pictures of any dataset of images."""
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from PIL import Image
+
+from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.integration.visualize import GROUND_TRUTH_COLOR, PREDICTION_COLOR, save_annotated
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    paths = []
+    for i in range(3):
+        paths.append(tmp_path / f"{i}.png")
+        Image.new("RGB", (120, 80), (200, 200, 200)).save(paths[-1])
+    paths[2].write_bytes(b"this is no image")
+    dataset = fo.Dataset()
+    samples = [fo.Sample(filepath=str(p), expression="everyone with a hat") for p in paths]
+    mask = np.ones((40, 60), bool)
+    samples[0]["ground_truth"] = fo.Detections(
+        detections=[fo.Detection(label="person", bounding_box=[0.25, 0.25, 0.5, 0.5], mask=mask)]
+    )
+    samples[0]["pred"] = fo.Detections(
+        detections=[fo.Detection(label="person", bounding_box=[0.0, 0.0, 0.1, 0.1], confidence=0.5)]
+    )
+    samples[0]["pred_outcome"] = "selected"
+    samples[1]["pred"], samples[1]["pred_outcome"] = fo.Detections(), "rejected"
+    dataset.add_samples(samples)
+    yield dataset
+    dataset.delete()
+
+
+def test_every_readable_sample_gets_a_picture_and_the_rest_is_named(dataset, tmp_path):
+    saved = save_annotated(dataset, tmp_path / "out", ["ground_truth", "pred"])
+    assert len(saved.paths) == 2 and all(p.exists() for p in saved.paths)
+    assert list(saved.failed) == [dataset.last().id]
+    pixels = np.asarray(Image.open(saved.paths[0]))
+    assert pixels.shape[0] > 80, "the title band is missing"
+    picture = pixels[-80:]
+    assert tuple(picture[20, 60]) == GROUND_TRUTH_COLOR  # upper edge of the ground-truth box
+    assert tuple(picture[0, 3]) == PREDICTION_COLOR
+    tinted = picture[40, 60].astype(int)  # inside the mask: grey pulled towards green
+    assert tinted[0] < 150 and tinted[1] > tinted[0]
+
+
+def test_fields_are_checked_before_anything_is_written(dataset, tmp_path):
+    with pytest.raises(ConfigError, match="no field 'nothing'"):
+        save_annotated(dataset, tmp_path / "out", ["nothing"])
+    with pytest.raises(ConfigError, match="expression"):
+        save_annotated(dataset, tmp_path / "out", ["expression"])
+    assert not (tmp_path / "out").exists()
