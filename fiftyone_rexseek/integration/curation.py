@@ -1,0 +1,210 @@
+"""Views for people who mend data: uncertain answers, models that disagree, labels that look wrong.
+
+Nothing here deletes. Accepting a prediction as ground truth keeps the ground truth of the source beside it, so that
+:func:`undo_accept` brings it back exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import fiftyone as fo
+import numpy as np
+from fiftyone import ViewField as F
+
+from ..errors import ConfigError
+from ..metrics.matching import match_best_first
+from ..referring import Outcome
+from .fields import require_detections
+
+#: Tag of samples a person should look at.
+REVIEW_TAG = "review"
+#: Tag of samples whose ground truth is an accepted prediction.
+ACCEPTED_TAG = "accepted prediction"
+#: Suffix of the field that keeps the ground truth of the source once a prediction was accepted in its place.
+SOURCE_SUFFIX = "_source"
+
+_Collection = fo.core.collections.SampleCollection
+
+
+def certainty(samples: _Collection, pred_field: str) -> np.ndarray:
+    """How sure the model was of each sample's answer, float (n,), in view order; NaN where it gave none.
+
+    An answer is as sure as its least sure box; a rejection is as sure as its ``<field>_rejection_score``, where the
+    model has one.
+    """
+    require_detections(samples, pred_field)
+    has_rejection = samples._dataset.has_sample_field(f"{pred_field}_rejection_score")
+    columns = [f"{pred_field}.detections.confidence"]
+    columns += [f"{pred_field}_rejection_score"] if has_rejection else []
+    values = samples.values(columns)
+    rejection = values[1] if has_rejection else [None] * len(values[0])
+    result = np.full(len(values[0]), np.nan)
+    for i, (confidences, rejected) in enumerate(zip(values[0], rejection)):
+        known = [c for c in confidences or () if c is not None]
+        if known:
+            result[i] = min(known)
+        elif confidences is not None and not confidences and rejected is not None:
+            result[i] = rejected
+    return result
+
+
+def most_uncertain(samples: _Collection, pred_field: str, limit: int = 200) -> fo.DatasetView:
+    """The samples of which the model was least sure, least sure first; those without any confidence are left out."""
+    sure = certainty(samples, pred_field)
+    ids = np.array(samples.values("id"), dtype=object)
+    order = np.argsort(sure, kind="stable")
+    order = order[~np.isnan(sure[order])][:limit]
+    return _ordered(samples, ids[order])
+
+
+def _ordered(samples: _Collection, ids: Sequence[str]) -> fo.DatasetView:
+    return samples.select(list(ids), ordered=True)
+
+
+def agreement(samples: _Collection, first: str, second: str, iou_threshold: float = 0.5) -> np.ndarray:
+    """How far two Detections fields agree per sample, float (n,) in [0, 1]; NaN where one of them is None.
+
+    The F1 of one field against the other: 1 when every box has its partner of IoU >= threshold, and when both are empty.
+    """
+    for field in (first, second):
+        require_detections(samples, field)
+    a, b = samples.values([f"{first}.detections.bounding_box", f"{second}.detections.bounding_box"])
+    both = np.array([x is not None and y is not None for x, y in zip(a, b)], dtype=bool)
+    a, b = [_corners(x) for x in a], [_corners(y) for y in b]
+    n_a, n_b = np.array([len(x) for x in a]), np.array([len(y) for y in b])
+    hits = match_best_first(a, b, iou_threshold).num_matches[0]
+    f1 = np.where(n_a + n_b > 0, 2 * hits / np.maximum(n_a + n_b, 1), 1.0)
+    return np.where(both, f1, np.nan)
+
+
+def _corners(boxes: Sequence[Sequence[float]] | None) -> list[list[float]]:
+    # relative boxes of one image: IoU does not change when both axes are scaled
+    return [[x, y, x + w, y + h] for x, y, w, h in boxes or ()]
+
+
+def disagreements(samples: _Collection, pred_fields: Sequence[str], limit: int = 200) -> fo.DatasetView:
+    """The samples on which models disagree most, worst first; samples where all agree are left out.
+
+    Raises:
+        ConfigError: fewer than two fields
+    """
+    if len(set(pred_fields)) < 2:
+        raise ConfigError("disagreement needs two models", expected="at least 2 fields", found=list(pred_fields))
+    pairs = np.stack([agreement(samples, a, b) for a, b in combinations(dict.fromkeys(pred_fields), 2)])
+    known = ~np.isnan(pairs)
+    mean = np.where(known, pairs, 0).sum(0) / np.maximum(known.sum(0), 1)
+    candidates = np.flatnonzero(known.any(0) & (mean < 1))
+    ids = np.array(samples.values("id"), dtype=object)
+    order = candidates[np.argsort(mean[candidates], kind="stable")][:limit]
+    return _ordered(samples, ids[order])
+
+
+def suspected_label_errors(
+    samples: _Collection,
+    pred_fields: Sequence[str],
+    gt_field: str = "ground_truth",
+    *,
+    min_certainty: float = 0.8,
+    limit: int = 200,
+) -> fo.DatasetView:
+    """Samples where every model is sure, all agree with one another, and the ground truth says otherwise.
+
+    Surest first. With a single model only its certainty speaks, so expect more false alarms.
+
+    Args:
+        samples: a dataset or view
+        pred_fields: one or more prediction fields
+        gt_field: what is doubted
+        min_certainty: the least :func:`certainty` of every model
+        limit: length of the view
+    """
+    fields = list(dict.fromkeys(pred_fields))
+    if not fields:
+        raise ConfigError("no prediction field was given", expected="at least 1 field")
+    require_detections(samples, gt_field)
+    sure = np.stack([certainty(samples, f) for f in fields])
+    with np.errstate(invalid="ignore"):
+        confident = (sure >= min_certainty).all(0)
+        consistent = np.ones(len(confident), dtype=bool)
+        for a, b in combinations(fields, 2):
+            consistent &= agreement(samples, a, b) == 1
+        contradicted = agreement(samples, fields[0], gt_field) < 1
+    found = np.flatnonzero(confident & consistent & contradicted)
+    ids = np.array(samples.values("id"), dtype=object)
+    order = found[np.argsort(-sure[:, found].min(0), kind="stable")][:limit]
+    return _ordered(samples, ids[order])
+
+
+def tag_for_review(samples: _Collection, tag: str = REVIEW_TAG) -> int:
+    """Tags the samples; returns how many newly carry the tag."""
+    fresh = samples.match_tags(tag, bool=False)
+    count = len(fresh)
+    fresh.tag_samples(tag)
+    return count
+
+
+def accept_prediction(samples: _Collection, pred_field: str, gt_field: str = "ground_truth") -> int:
+    """Makes the prediction the ground truth of these samples; :func:`undo_accept` takes it back.
+
+    The ground truth of the source is kept in ``<gt_field>_source`` the first time, and never overwritten there. An empty
+    prediction is accepted as "nobody matches"; samples without an answer (None, unparsed, failed) are left alone.
+    Evaluations made before keep the old scores until they are run again.
+
+    Returns:
+        the number of samples changed
+    """
+    require_detections(samples, pred_field)
+    require_detections(samples, gt_field)
+    dataset = samples._dataset
+    source_field = gt_field + SOURCE_SUFFIX
+    if not dataset.has_sample_field(source_field):
+        dataset.add_sample_field(
+            source_field,
+            fo.EmbeddedDocumentField,
+            embedded_doc_type=fo.Detections,
+            description="Ground truth as the source has it, kept while an accepted prediction stands in its place",
+        )
+    view = samples.exists(pred_field)
+    if dataset.has_sample_field(f"{pred_field}_outcome"):
+        unanswered = [str(o) for o in Outcome if not o.is_answer]
+        view = view.match(~F(f"{pred_field}_outcome").is_in(unanswered))
+    changed = 0
+    for sample in view.select_fields([pred_field, gt_field, source_field, "tags"]).iter_samples(autosave=True):
+        if ACCEPTED_TAG not in sample.tags:
+            sample[source_field] = sample[gt_field] if sample[gt_field] is not None else fo.Detections()
+            sample.tags.append(ACCEPTED_TAG)
+        accepted = [_copy(d) for d in sample[pred_field].detections]
+        sample[gt_field] = fo.Detections(detections=accepted)
+        changed += 1
+    _recount(view, gt_field)
+    return changed
+
+
+def undo_accept(samples: _Collection, gt_field: str = "ground_truth") -> int:
+    """Brings back the ground truth of the source where a prediction was accepted; returns the number of samples."""
+    source_field = gt_field + SOURCE_SUFFIX
+    if not samples._dataset.has_sample_field(source_field):
+        return 0
+    view = samples.match_tags(ACCEPTED_TAG)
+    ids = view.values("id")
+    for sample in view.select_fields([gt_field, source_field, "tags"]).iter_samples(autosave=True):
+        sample[gt_field] = sample[source_field]
+        sample[source_field] = None
+        sample.tags.remove(ACCEPTED_TAG)
+    _recount(samples.select(ids), gt_field)
+    return len(ids)
+
+
+def _copy(detection: fo.Detection) -> fo.Detection:
+    # a new id, and nothing that says how the prediction was once scored
+    return fo.Detection(
+        label=detection.label, bounding_box=detection.bounding_box, mask=detection.mask, mask_path=detection.mask_path
+    )
+
+
+def _recount(samples: _Collection, gt_field: str) -> None:
+    if gt_field == "ground_truth" and samples._dataset.has_sample_field("num_targets"):
+        counts = samples.values(F(f"{gt_field}.detections").length())
+        samples.set_values("num_targets", counts)
