@@ -45,7 +45,7 @@ def coco_average_precision(
     Example::
 
         >>> stats = coco_average_precision([[[0, 0, 9, 9]]], [Answer([[0, 0, 9, 9]], [0.9])], protocol="paper")
-        >>> stats["AP"].round(3), stats["AP_large"]
+        >>> round(stats["AP"], 3), stats["AP_large"]
         (1.0, -1.0)
     """
     try:
