@@ -148,8 +148,8 @@ class SwinStage(nn.Module):
 
     def fuse(self, x: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fused residual (B, H, W, C), and the input of the next stage (None after the last)."""
-        b, height, width, c = x.shape
-        residual = self.fusion(x.reshape(b, -1, c), words, word_mask).reshape(x.shape)
+        batch, dim = x.shape[0], x.shape[-1]
+        residual = self.fusion(x.reshape(batch, -1, dim), words, word_mask).reshape(x.shape)
         if self.downsample is None:
             return residual, None
         return residual, self.downsample(x + self.res_gate(residual) * residual)
