@@ -121,3 +121,26 @@ def _listed_runs(counts: Any) -> np.ndarray:
         return np.asarray(counts, dtype=np.int64).reshape(-1)
     except (TypeError, ValueError, OverflowError):
         return np.array([-1])
+
+
+def rectangle_rle(box_xyxy: Sequence[float], size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """The RLE (list counts) of the pixels inside a box; ``size`` is (height, width), by default as large as needed.
+
+    Example::
+
+        >>> rectangle_rle([1, 0, 2, 1], (2, 3))
+        {'size': [2, 3], 'counts': [2, 2, 0, 2]}
+    """
+    x1, y1, x2, y2 = (float(v) for v in box_xyxy[:4])
+    if not np.isfinite([x1, y1, x2, y2]).all() or x2 < x1 or y2 < y1 or x2 < 0 or y2 < 0:
+        return {"size": [1, 1], "counts": [1]}
+    height, width = size or (int(y2) + 1, int(x2) + 1)
+    left, top = max(0, int(np.ceil(x1))), max(0, int(np.ceil(y1)))
+    right, bottom = min(width - 1, int(np.floor(x2))), min(height - 1, int(np.floor(y2)))
+    if right < left or bottom < top:
+        return {"size": [height, width], "counts": [height * width]}
+    tall, gap = bottom - top + 1, height - (bottom - top + 1)
+    counts = [left * height + top, tall]
+    counts += [gap, tall] * (right - left)
+    rest = height * width - sum(counts)
+    return {"size": [height, width], "counts": counts + ([rest] if rest else [])}
