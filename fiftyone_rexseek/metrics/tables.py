@@ -86,7 +86,7 @@ def records(
     """The rows as dictionaries, as the official JSON has them.
 
     Keys are the headers in lower case with ``_`` for line breaks; separator rows are left out; blank cells of the
-    columns ``fill_down`` take the value of the row above; text that parses as a number becomes one.
+    columns ``fill_down`` take the value of the row above and stay text; elsewhere text that parses as a number becomes one.
 
     Example::
 
@@ -102,5 +102,5 @@ def records(
             continue
         for i in fill_down:
             cells[i] = above[i] = cells[i] or above.get(i, "")
-        result.append({k: as_number(c) for k, c in zip(keys, cells)})
+        result.append({k: c if i in fill_down else as_number(c) for i, (k, c) in enumerate(zip(keys, cells))})
     return result
