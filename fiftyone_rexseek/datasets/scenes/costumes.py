@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from .objects import draw_face
 from .people import Person
 
 _PURPLE, _GOLD = (112, 36, 150), (255, 210, 50)
@@ -77,8 +78,6 @@ def draw_costume_body(canvas, p: Person) -> None:
 
 def draw_costume_head(canvas, p: Person) -> None:
     """A character's head and what is on it."""
-    from .draw import draw_face  # the face is everybody's
-
     x, skin = p.lean, p.skin
     if p.costume == "wizard":
         canvas.ellipse(x, 0.80, 0.117, 0.13, skin)
@@ -138,10 +137,10 @@ def draw_costume_head(canvas, p: Person) -> None:
     else:
         canvas.rect(x - 0.03, 0.66, x + 0.03, 0.72, (90, 96, 106))
         canvas.rect(x - 0.15, 0.7, x + 0.15, 0.94, (168, 176, 186), 0.025)
+        canvas.rect(x - 0.115, 0.722, x + 0.115, 0.88, skin, 0.03)
+        draw_face(canvas, x, 0.01)
         for side in (-1, 1):
-            canvas.ellipse(x + side * 0.065, 0.84, 0.042, 0.042, (60, 240, 250))
-            canvas.ellipse(x + side * 0.065, 0.84, 0.018, 0.018, (16, 40, 60))
+            canvas.ellipse(x + side * 0.1, 0.912, 0.018, 0.018, (60, 240, 250))
             canvas.rect(x + side * 0.165 - 0.018, 0.78, x + side * 0.165 + 0.018, 0.87, (90, 96, 106))
-        canvas.rect(x - 0.08, 0.745, x + 0.08, 0.775, (40, 46, 56))
         canvas.limb([(x, 0.94), (x, 1.05)], 0.02, (90, 96, 106))
         canvas.ellipse(x, 1.06, 0.034, 0.034, (240, 60, 60))

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .costumes import draw_costume_body, draw_costume_head
-from .objects import draw_dog, draw_hat, draw_held
+from .objects import draw_dog, draw_face, draw_hat, draw_held
 from .people import COLORS, HAIR, Cast, Person
 from .scenery import draw_scenery
 
@@ -270,16 +270,6 @@ def _draw_head(canvas: Canvas, p: Person) -> None:
     draw_face(canvas, x)
     if p.hat:
         draw_hat(canvas, p, x)
-
-
-def draw_face(canvas: Canvas, x: float, y: float = 0.0) -> None:
-    """Two eyes and a smile; ``y`` moves them from where a standing person has them."""
-    if canvas.is_map:
-        return
-    for side in (-1, 1):
-        canvas.ellipse(x + side * 0.044, 0.79 + y, 0.014, 0.018, (30, 26, 30))
-        canvas.ellipse(x + side * 0.075, 0.755 + y, 0.02, 0.012, (238, 140, 128))
-    canvas.arc(x, 0.762 + y, 0.045, 0.034, 20, 160, (120, 40, 40), 0.014)
 
 
 def render(cast: Cast, size: tuple[int, int], rng: random.Random) -> np.ndarray:

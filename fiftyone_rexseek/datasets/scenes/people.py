@@ -133,10 +133,15 @@ def draw_count(rng: random.Random, value: int | tuple[int, int]) -> int:
 def cast_scene(rng: random.Random, num_people: int) -> Cast:
     """Draws everybody: places first, then pairs and dog (which need room), then looks."""
     n = num_people
-    rows = 1 if n <= 4 else rng.choice((1, 2)) if n <= 6 else 2
-    counts = [n] if rows == 1 else [n // 2, n - n // 2] if rng.random() < 0.5 else [n - n // 2, n // 2]
-    has_dog = rng.random() < 0.45 and counts[-1] < 6
-    columns = max(*counts[:-1], counts[-1] + has_dog) if rows > 1 else counts[0] + has_dog
+    has_dog = rng.random() < 0.45
+    # at most five columns in a single row: people stay large
+    rows = 1 if n + has_dog <= 5 and (n < 5 or rng.random() < 0.6) else 2
+    counts = [n]
+    if rows == 2:
+        half = n // 2
+        counts = [half, n - half] if rng.random() < 0.5 else [n - half, half]
+        has_dog = has_dog and counts[1] < 6
+    columns = max(counts[0], counts[-1] + has_dog)
     if columns < 5 and rng.random() < 0.35:
         columns += 1
 

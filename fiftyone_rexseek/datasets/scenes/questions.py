@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ...errors import ConfigError
 from .facts import World
 from .people import Cast
+from .templates import REJECTABLE, TEMPLATES
 
 DOMAINS = ("attribute", "position", "interaction", "reasoning", "celebrity", "rejection")
 #: HumanRef's sub-domains as its annotations name them, by domain.
@@ -86,8 +87,6 @@ def ask(
 
 
 def _draw(world: World, rng: random.Random, domain: str, seen: set[str], tries: int = 40) -> Question | None:
-    from .templates import REJECTABLE, TEMPLATES
-
     reject = domain == "rejection"
     pool = REJECTABLE if reject else TEMPLATES[domain]
     weights = [t.weight for t in pool]

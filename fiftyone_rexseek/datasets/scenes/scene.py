@@ -99,7 +99,12 @@ class Scene:
         return np.array([draw.tight_box(m) for m in self.dog_masks()], dtype=np.float64).reshape(-1, 4)
 
     def candidates(
-        self, jitter: float = 0.02, num_distractors: int | None = None, shuffle: bool = True, variant: int = 0
+        self,
+        jitter: float = 0.02,
+        num_distractors: int | None = None,
+        shuffle: bool = True,
+        variant: int = 0,
+        max_candidates: int = 20,
     ) -> Candidates:
         """Candidate boxes: everybody's, slightly moved, and distractors.
 
@@ -109,9 +114,11 @@ class Scene:
                 0.3; None takes the scene's own number
             shuffle: random order; else people first, in their order
             variant: another number gives another order and other moves
+            max_candidates: fewer distractors where there would be more boxes than this; people are never left out
         """
         rng = self._rng(f"candidates/{variant}")
         extra = self.num_distractors if num_distractors is None else num_distractors
+        extra = max(0, min(extra, max_candidates - len(self.people)))
         width, height = self.size
         boxes = []
         for x0, y0, x1, y1 in self.boxes_xyxy.tolist():
