@@ -13,7 +13,7 @@ import io
 import logging
 import random
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
@@ -217,6 +217,14 @@ def _as_label(value: Any) -> Any:
     if "mask" in fields:
         fields["mask"] = np.load(io.BytesIO(zlib.decompress(fields["mask"])), allow_pickle=False)
     return getattr(fo, value["_cls"])(**fields)
+
+
+def read_documents(samples: fo.core.collections.SampleCollection, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Streams the stored values of some database paths, as plain dicts, in the order of a dataset or view.
+
+    A view's filters on labels apply. Reading plain values is several times faster than reading samples.
+    """
+    yield from samples._aggregate(post_pipeline=[{"$project": {path: 1 for path in paths}}])
 
 
 class Positions:
