@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiftyone_rexseek.datasets.scenes import (
+    DEFAULT_CHARACTERS,
     DOMAINS,
     SUB_DOMAINS,
     VOCABULARY,
@@ -152,6 +153,17 @@ def test_bad_arguments(kwargs):
         generate_scene(0, 0, **kwargs)
 
 
+def test_characters():
+    names = {p.name for i in range(80) for p in generate_scene(6, i).people if p.name}
+    assert names == set(DEFAULT_CHARACTERS)
+    scenes = [generate_scene(6, i, characters=("frost",)) for i in range(20)]
+    assert {p.name for s in scenes for p in s.people} == {None, "frost"}
+    texts = [q.expression for s in scenes for q in s.questions()]
+    assert any("Frost" in t for t in texts) and not any("Zandor" in t for t in texts)
+    with pytest.raises(ConfigError, match="somebody"):
+        generate_scene(0, 0, characters=("somebody",))
+
+
 def test_unknown_domain():
     with pytest.raises(ConfigError, match="gossip"):
         generate_scene(0, 0).questions(domains=("gossip",))
@@ -169,6 +181,10 @@ def asked():
 
 def test_vocabulary_is_closed_and_complete(asked):
     words = {w for _, questions in asked for q in questions for w in tokenize(q.expression)}
+    # the character that ordinary scenes do not have
+    for index in range(20):
+        scene = generate_scene(21, index, characters=("frost",))
+        words |= {w for q in scene.questions(domains=("celebrity",)) for w in tokenize(q.expression)}
     assert words <= set(VOCABULARY)
     assert set(VOCABULARY) - words == set()
     assert list(VOCABULARY) == sorted(set(VOCABULARY))

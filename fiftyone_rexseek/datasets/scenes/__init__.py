@@ -10,7 +10,7 @@ Demo, test data and training data of the project. Everything is a pure function 
     True
 """
 
-from .people import CHARACTERS, COLORS, HAIR, HATS, HELD, SHIRTS, TROUSERS, Dog, Person
+from .people import CHARACTERS, COLORS, DEFAULT_CHARACTERS, HAIR, HATS, HELD, SHIRTS, TROUSERS, Dog, Person
 from .questions import DOMAINS, SUB_DOMAINS, Question
 from .scene import Candidates, Scene, generate_scene
 from .vocabulary import VOCABULARY, tokenize
@@ -19,6 +19,7 @@ from .write import write_grefcoco, write_humanref
 __all__ = [
     "CHARACTERS",
     "COLORS",
+    "DEFAULT_CHARACTERS",
     "DOMAINS",
     "HAIR",
     "HATS",

@@ -66,6 +66,11 @@ def draw_costume_body(canvas, p: Person) -> None:
         canvas.polygon([(-0.235, 0.06), (0.235, 0.06), (0.25, 0.01), (-0.25, 0.01)], (255, 255, 255))
         canvas.polygon([(-0.12, 0.66), (0.12, 0.66), (0.09, 0.4), (-0.09, 0.4)], (255, 110, 184))
         canvas.rect(-0.095, 0.385, 0.095, 0.42, _GOLD)
+    elif p.costume == "snowman":
+        canvas.ellipse(0, 0.2, 0.22, 0.2, (250, 251, 255))
+        canvas.ellipse(0, 0.5, 0.165, 0.175, (250, 251, 255))
+        for y in (0.14, 0.26, 0.42, 0.52):
+            canvas.ellipse(0, y, 0.024, 0.024, (30, 30, 36))
     else:
         for side in (-1, 1):
             canvas.rect(side * 0.075 - 0.045, 0.02, side * 0.075 + 0.045, 0.4, (120, 128, 138))
@@ -134,6 +139,15 @@ def draw_costume_head(canvas, p: Person) -> None:
         )
         for dx, color in ((-0.08, (220, 30, 60)), (0.0, (40, 120, 230)), (0.08, (220, 30, 60))):
             canvas.ellipse(x + dx, 0.93, 0.022, 0.022, color)
+    elif p.costume == "snowman":
+        canvas.ellipse(x, 0.79, 0.15, 0.145, (250, 251, 255))
+        canvas.rect(x - 0.13, 0.635, x + 0.13, 0.69, (240, 120, 30), 0.02)
+        canvas.rect(x + 0.05, 0.5, x + 0.11, 0.66, (240, 120, 30), 0.015)
+        canvas.ellipse(x, 0.785, 0.1, 0.1, skin)
+        draw_face(canvas, x)
+        canvas.polygon([(x - 0.01, 0.805), (x - 0.01, 0.765), (x + 0.09, 0.775)], (240, 120, 30))
+        canvas.rect(x - 0.1, 0.89, x + 0.1, 1.08, (30, 30, 36))
+        canvas.rect(x - 0.17, 0.88, x + 0.17, 0.91, (30, 30, 36))
     else:
         canvas.rect(x - 0.03, 0.66, x + 0.03, 0.72, (90, 96, 106))
         canvas.rect(x - 0.15, 0.7, x + 0.15, 0.94, (168, 176, 186), 0.025)

@@ -198,7 +198,7 @@ def _dog_side(p: Person, cast: Cast) -> int:
 def _costume_sleeve(p: Person):
     return {
         "wizard": (112, 36, 150), "pirate": (250, 250, 250), "astronaut": (226, 230, 236),
-        "hero": (36, 84, 220), "queen": (255, 170, 212), "robot": (150, 158, 168),
+        "hero": (36, 84, 220), "queen": (255, 170, 212), "robot": (150, 158, 168), "snowman": (236, 240, 246),
     }[p.costume]  # fmt: skip
 
 

@@ -78,12 +78,13 @@ def article(word: str) -> str:
 # Of the named characters: whose head or clothes a viewer could describe with these words.
 _ARGUABLE_HAIR = {
     "wizard": ("grey",), "pirate": ("black",), "hero": ("red", "black"), "queen": ("red", "black"),
-    "astronaut": (), "robot": (),
+    "astronaut": (), "robot": (), "snowman": (),
 }  # fmt: skip
 _ARGUABLE_TROUSERS = {
     "wizard": ("purple",), "pirate": ("brown", "black", "red"), "hero": ("blue",), "queen": (),
-    "astronaut": ("white", "grey"), "robot": ("grey",),
+    "astronaut": ("white", "grey"), "robot": ("grey",), "snowman": ("white",),
 }  # fmt: skip
+_ARGUABLE_HAT = {("party", "wizard"), ("top", "snowman")}
 _ARGUABLE_HAT_COLOR = {"astronaut": ("white",), "queen": ("yellow",), "robot": ("grey",)}
 
 
@@ -157,7 +158,7 @@ class World:
             negated = (f"not wearing {c} trousers", f"without {c} trousers", f"not wearing {c} pants")
             found.append(Atom("trousers", c, truth, phrases, negated))
         for k in HATS:
-            truth = self.truth(lambda p, k=k: None if k == "party" and p.costume == "wizard" else p.hat == k)
+            truth = self.truth(lambda p, k=k: None if (k, p.costume) in _ARGUABLE_HAT else p.hat == k)
             hat = f"a {k} hat"
             found.append(
                 Atom(

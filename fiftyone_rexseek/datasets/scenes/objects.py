@@ -11,7 +11,7 @@ def _dim(color, factor=0.8):
     return tuple(int(c * factor) for c in color)
 
 
-def draw_face(canvas: Canvas, x: float, y: float = 0.0) -> None:
+def draw_face(canvas, x: float, y: float = 0.0) -> None:
     """Two eyes and a smile; ``y`` moves them from where a standing person has them."""
     if canvas.is_map:
         return

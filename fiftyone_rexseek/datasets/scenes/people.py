@@ -50,7 +50,10 @@ CHARACTERS: dict[str, tuple[str, bool | None, tuple[str, ...]]] = {
     "bolt": ("hero", False, ("red", "yellow", "blue", "orange")),
     "luma": ("queen", None, ("pink", "white", "yellow")),
     "gizmo": ("robot", None, ("grey", "blue", "black", "green")),
+    "frost": ("snowman", True, ("white", "black", "orange")),
 }
+#: Characters of ordinary scenes. The others appear only where they are asked for: somebody new to learn.
+DEFAULT_CHARACTERS = tuple(name for name in CHARACTERS if name != "frost")
 
 MAX_PEOPLE = 12
 
@@ -117,12 +120,13 @@ class Dog:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Everybody in a scene, and the grid they stand on."""
+    """Everybody in a scene, the grid they stand on, and the characters that could have come."""
 
     people: tuple[Person, ...]
     dogs: tuple[Dog, ...]
     num_rows: int
     num_columns: int
+    characters: tuple[str, ...] = DEFAULT_CHARACTERS
 
 
 def draw_count(rng: random.Random, value: int | tuple[int, int]) -> int:
@@ -130,7 +134,7 @@ def draw_count(rng: random.Random, value: int | tuple[int, int]) -> int:
     return value if isinstance(value, int) else rng.randint(*value)
 
 
-def cast_scene(rng: random.Random, num_people: int) -> Cast:
+def cast_scene(rng: random.Random, num_people: int, characters: tuple[str, ...] = DEFAULT_CHARACTERS) -> Cast:
     """Draws everybody: places first, then pairs and dog (which need room), then looks."""
     n = num_people
     has_dog = rng.random() < 0.45
@@ -169,7 +173,7 @@ def cast_scene(rng: random.Random, num_people: int) -> Cast:
             xs[i] += 0.07
             xs[j] -= 0.07
     dog = _dog(rng, places, slots_of, xs, dog_slot, rows - 1, columns, partners)
-    names = _names(rng, n)
+    names = _names(rng, n, characters)
     people = []
     for i in range(n):
         person = _person(rng, i, places[i][0], xs[i], names.get(i))
@@ -177,7 +181,7 @@ def cast_scene(rng: random.Random, num_people: int) -> Cast:
         if dog is not None and dog.owner == i:
             person = replace(person, dog=True, leash=dog.leash)
         people.append(_busy_hands(rng, person, xs, dog))
-    return Cast(tuple(people), (dog,) if dog else (), rows, columns)
+    return Cast(tuple(people), (dog,) if dog else (), rows, columns, tuple(characters))
 
 
 def _pairs(rng, places, slots) -> dict[int, int]:
@@ -204,12 +208,12 @@ def _dog(rng, places, slots, xs, dog_slot, row, columns, partners) -> Dog | None
     return Dog(owner, row, xs[owner] + 0.62 * side, side, rng.random() < 0.55, color)
 
 
-def _names(rng, n: int) -> dict[int, str]:
+def _names(rng, n: int, characters) -> dict[int, str]:
     chance = rng.random()
     count = 0 if chance < 0.3 else 1 if chance < 0.75 else 2 if chance < 0.94 else 3
-    count = min(count, n - 1)
+    count = min(count, n - 1, len(characters))
     who = rng.sample(range(n), count) if count > 0 else []
-    return dict(zip(who, rng.sample(sorted(CHARACTERS), len(who))))
+    return dict(zip(who, rng.sample(sorted(characters), len(who))))
 
 
 def _person(rng, index: int, row: int, x: float, name: str | None) -> Person:
@@ -261,7 +265,7 @@ def _busy_hands(rng, person: Person, xs, dog: Dog | None) -> Person:
         held = rng.choice(HELD)
         # an umbrella needs the space over the head
         hat = None if held == "umbrella" else person.hat
-        if held == "umbrella" and person.costume in ("wizard", "pirate"):
+        if held == "umbrella" and person.costume in ("wizard", "pirate", "snowman"):
             held = "balloon"
         color = rng.choice(HELD_COLORS)
         return replace(

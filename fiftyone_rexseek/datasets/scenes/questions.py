@@ -89,7 +89,7 @@ def ask(
 def _draw(world: World, rng: random.Random, domain: str, seen: set[str], tries: int = 40) -> Question | None:
     reject = domain == "rejection"
     pool = REJECTABLE if reject else TEMPLATES[domain]
-    weights = [t.weight for t in pool]
+    weights = [t.reject if reject else t.weight for t in pool]
     for template in rng.choices(pool, weights, k=tries):
         draft = template.draft(world, rng, reject)
         if draft is None or not draft.truth.certain or bool(draft.truth.yes) == reject or draft.text in seen:

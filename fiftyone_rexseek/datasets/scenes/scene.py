@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ConfigError
 from ...geometry import pairwise_iou
 from . import draw
-from .people import MAX_PEOPLE, Cast, Dog, Person, cast_scene, draw_count
+from .people import CHARACTERS, DEFAULT_CHARACTERS, MAX_PEOPLE, Cast, Dog, Person, cast_scene, draw_count
 from .questions import DOMAINS, Question, ask
 
 MIN_SIDE = 128
@@ -224,6 +224,7 @@ def generate_scene(
     size: tuple[int, int] = (640, 480),
     num_people: int | tuple[int, int] = (3, 10),
     num_distractors: int | tuple[int, int] = 0,
+    characters: Sequence[str] = DEFAULT_CHARACTERS,
 ) -> Scene:
     """One drawn scene; a pure function of its arguments, the same in every process.
 
@@ -233,6 +234,8 @@ def generate_scene(
         size: (width, height) in pixels, each at least 128; who is where does not depend on it
         num_people: 1 to 12, or an inclusive range
         num_distractors: how many candidate boxes that are nobody's :meth:`Scene.candidates` adds, or a range
+        characters: names of the characters that may appear; "frost" is kept out of ordinary scenes, for whoever needs
+            somebody that a model has never met
 
     Raises:
         ConfigError: an argument outside these limits
@@ -250,10 +253,15 @@ def generate_scene(
         )
     _check_range("num_people", num_people, 1, MAX_PEOPLE)
     _check_range("num_distractors", num_distractors, 0, 100)
+    unknown = [name for name in characters if name not in CHARACTERS]
+    if unknown:
+        raise ConfigError("unknown character", expected=", ".join(CHARACTERS), found=unknown[0])
     rng = random.Random(f"scene/{seed}/{index}/cast")
     people = draw_count(rng, num_people)
     distractors = draw_count(random.Random(f"scene/{seed}/{index}/distractors"), num_distractors)
-    return Scene(int(seed), int(index), (width, height), distractors, cast_scene(rng, people))
+    return Scene(
+        int(seed), int(index), (width, height), distractors, cast_scene(rng, people, tuple(characters))
+    )
 
 
 def _check_range(name: str, value, low: int, high: int) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ... import masks
 from .outline import polygons
+from .people import DEFAULT_CHARACTERS
 from .questions import DOMAINS, Question
 from .scene import Scene, generate_scene
 from .vocabulary import tokenize
@@ -77,6 +78,7 @@ def write_humanref(
     domains: Sequence[str] = DOMAINS,
     weights: Mapping[str, float] | None = None,
     start: int = 0,
+    characters: Sequence[str] = DEFAULT_CHARACTERS,
     image_format: str = "jpg",
     progress: Progress | None = None,
 ) -> Path:
@@ -92,6 +94,7 @@ def write_humanref(
         questions_per_scene: rows per scene, domains drawn equally or by ``weights``; None takes one per domain
         num_people, num_distractors: as for :func:`generate_scene`; distractors add ``candidate_boxes`` that are nobody's
         jitter: largest move of a candidate's edge, as a share of its side
+        characters: names of the characters that may appear
         image_format: ``jpg`` or ``png``
         progress: called with the number of scenes done
 
@@ -103,7 +106,9 @@ def write_humanref(
     path = folder / "annotations.jsonl"
     with _complete_file(path) as f:
         for done, index in enumerate(range(start, start + count), 1):
-            scene = generate_scene(seed, index, _size_of(size, index), num_people, num_distractors)
+            scene = generate_scene(
+                seed, index, _size_of(size, index), num_people, num_distractors, characters
+            )
             image_name = f"scene_{seed}_{index:06d}.{image_format}"
             _save_image(scene, folder / "images" / image_name)
             per_domain = 1 if questions_per_scene is None else 0
