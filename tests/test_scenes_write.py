@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -152,3 +153,15 @@ def test_grefcoco_files(tmp_path, kind):
             for s in r["sentences"]:
                 if s["raw"] in meaning:
                     assert [people[i] for i in meaning[s["raw"]]] == ([] if r["no_target"] else r["ann_id"])
+
+
+@pytest.mark.parametrize("write", [write_humanref, write_grefcoco])
+def test_memory_does_not_grow_with_the_number_of_scenes(tmp_path, write):
+    peaks = []
+    write(tmp_path / "warm", 1, 2, (128, 128))
+    for count in (10, 60):
+        tracemalloc.start()
+        write(tmp_path / str(count), 1, count, (128, 128))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
