@@ -110,38 +110,58 @@ def decode_counts(codes: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.nd
         >>> runs[:3].tolist(), lengths.tolist(), sound.tolist()
         ([2, 2, 4], [2, 1, 2], [True, True, False])
     """
-    text = np.frombuffer(b"".join(codes), dtype=np.uint8).astype(np.int64) - 48
+    parts = []
+    start = size = 0
+    for i, code in enumerate(codes):
+        size += len(code)
+        if size > _DECODE_CHUNK:  # small pieces stay in the processor's cache, and memory stays flat
+            parts.append(_decode_some(codes[start : i + 1]))
+            start, size = i + 1, 0
+    parts.append(_decode_some(codes[start:]))
+    runs, lengths, sound = zip(*parts)
+    return np.concatenate(runs), np.concatenate(lengths), np.concatenate(sound)
+
+
+_DECODE_CHUNK = 200_000
+
+
+def _decode_some(codes: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    text = np.frombuffer(b"".join(codes), dtype=np.uint8)
     code_length = np.fromiter((len(c) for c in codes), dtype=np.int64, count=len(codes))
     sound = np.ones(len(codes), dtype=bool)
     if not len(text):
         return np.zeros(0, np.int64), np.zeros(len(codes), np.int64), sound
-    owner = np.repeat(np.arange(len(codes)), code_length)
-    sound[owner[(text < 0) | (text > 63)]] = False
-    text &= 63
+    text = text - np.uint8(48)  # below 48 wraps around, so one comparison finds all foreign characters
+    code_ends = np.cumsum(code_length)
+    foreign = np.flatnonzero(text > 63)
+    sound[np.searchsorted(code_ends, foreign, side="right")] = False
     last = (text & 32) == 0
-    ends = np.cumsum(code_length)[code_length > 0]
-    sound[code_length > 0] &= last[ends - 1]
-    last[ends - 1] = True  # a code cut short ends here and does not run into the next
-    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    number = np.cumsum(last) - last
-    digit = np.arange(len(text)) - starts[number]
+    final = code_ends[code_length > 0] - 1
+    sound[code_length > 0] &= last[final]
+    last[final] = True  # a code cut short ends here and does not run into the next
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    digits = ends - starts + 1
+    owner = np.searchsorted(code_ends, ends, side="right")
     # twelve digits hold 60 bits; longer numbers are no pixel counts
-    sound[owner[digit > 11]] = False
-    digit = np.minimum(digit, 11)
-    value = np.add.reduceat((text & 31) << (5 * digit), starts)
-    value = np.where(text[last] & 16, value - (np.int64(1) << (5 * (digit[last] + 1))), value)
-    number_owner = owner[last]
-    lengths = np.bincount(number_owner, minlength=len(codes))
-    first = (np.cumsum(lengths) - lengths)[number_owner]
-    return _undo_differences(value, np.arange(len(value)) - first), lengths, sound
+    sound[owner[digits > 12]] = False
+    value = (text[starts] & 31).astype(np.int64)
+    for k in range(1, min(int(digits.max()), 12)):
+        longer = np.flatnonzero(digits > k)
+        value[longer] += (text[starts[longer] + k] & 31).astype(np.int64) << (5 * k)
+    negative = np.flatnonzero(text[ends] & 16)
+    value[negative] -= np.int64(1) << (5 * np.minimum(digits[negative], 12))
+    lengths = np.bincount(owner, minlength=len(codes))
+    first = np.cumsum(lengths) - lengths
+    return _undo_differences(value, np.arange(len(value)) - np.repeat(first, lengths)), lengths, sound
 
 
 def _undo_differences(value: np.ndarray, place: np.ndarray) -> np.ndarray:
     """``run[k] = value[k] + run[k - 2]`` for places k > 2: a running sum over the odd and one over the even places."""
     runs = value.copy()
     for begin in (1, 2):
-        chosen = (place % 2 == begin % 2) & (place >= begin)
-        if not chosen.any():
+        chosen = np.flatnonzero((place % 2 == begin % 2) & (place >= begin))
+        if not len(chosen):
             continue
         total = np.cumsum(value[chosen])
         heads = np.flatnonzero(place[chosen] == begin)

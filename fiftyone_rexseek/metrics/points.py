@@ -24,7 +24,7 @@ class RunEnds:
     """Where the runs of many masks end.
 
     Attributes:
-        ends: int64 (total runs,), cumulative within each mask
+        ends: int64 (total runs,), cumulative over all masks: a mask begins where the one before it ends
         offsets: int64 (masks + 1,), where each mask's runs start
         sizes: int64 (masks, 2), height and width
         valid: bool (masks,), whether the runs cover exactly the pixels of the mask
@@ -51,11 +51,8 @@ class RunEnds:
             inside = (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)
             inside &= self.valid[mask_index]
         pixel = np.where(inside, xy[:, 0] * height + xy[:, 1], 0).astype(np.int64)
-        # one sorted key for all masks: (mask, position); positions never exceed the largest image
-        stride = int((self.sizes[:, 0] * self.sizes[:, 1]).max(initial=0)) + 1
-        owner = np.repeat(np.arange(len(self.valid)), np.diff(self.offsets))
-        keys = owner * stride + np.where(self.valid[owner], self.ends, 0)
-        found = np.searchsorted(keys, mask_index * stride + pixel, side="right")
+        before = np.concatenate([[0], self.ends])[self.offsets[mask_index]]
+        found = np.searchsorted(self.ends, before + pixel, side="right")
         return inside & ((found - self.offsets[mask_index]) % 2 == 1)
 
 
@@ -68,7 +65,7 @@ def run_ends(rles: Sequence[Mapping[str, Any]]) -> RunEnds:
 
         >>> r = run_ends([{"size": [2, 2], "counts": [2, 2]}, {"size": [2, 2], "counts": "22"}])
         >>> r.ends.tolist(), r.valid.tolist(), r.contains([0, 0, 1], [[1, 0], [0, 1], [1.4, 1]]).tolist()
-        ([2, 4, 2, 4], [True, True], [True, False, True])
+        ([2, 4, 6, 8], [True, True], [True, False, True])
     """
     n = len(rles)
     sizes = np.array([_size(r) for r in rles], dtype=np.int64).reshape(n, 2)
@@ -88,25 +85,24 @@ def run_ends(rles: Sequence[Mapping[str, Any]]) -> RunEnds:
     for i, listed in lists.items():
         counts_per_mask[i] = len(listed)
     offsets = offsets_of(counts_per_mask)
-    owner = np.repeat(np.arange(n), counts_per_mask)
     flat = np.zeros(offsets[-1], dtype=np.int64)
-    coded = np.zeros(n, dtype=bool)
-    coded[code_of] = True
-    flat[coded[owner]] = runs
-    for i, listed in lists.items():
-        flat[offsets[i] : offsets[i + 1]] = listed
-    total = np.cumsum(flat)
-    before = np.concatenate([[0], total])[offsets[:-1]]
-    ends = total - np.repeat(before, counts_per_mask)
-    valid = np.ones(n, dtype=bool)
-    valid[code_of] = sound
-    negative = np.zeros(n, dtype=bool)
-    negative[owner[flat < 0]] = True
-    covered = np.zeros(n, dtype=np.int64)
-    some = counts_per_mask > 0
-    covered[some] = ends[offsets[1:][some] - 1]
-    valid &= ~negative & (covered == sizes[:, 0] * sizes[:, 1]) & (sizes >= 0).all(axis=1)
-    return RunEnds(ends, offsets, sizes, valid)
+    if lists:
+        coded = np.zeros(n, dtype=bool)
+        coded[code_of] = True
+        flat[np.repeat(coded, counts_per_mask)] = runs
+        for i, listed in lists.items():
+            flat[offsets[i] : offsets[i + 1]] = listed
+    else:
+        flat[:] = runs
+    valid = (sizes >= 0).all(axis=1)
+    valid[code_of] &= sound
+    valid[np.searchsorted(offsets[1:], np.flatnonzero(flat < 0), side="right")] = False
+    total = np.concatenate([[0], np.cumsum(flat)])
+    valid &= total[offsets[1:]] - total[offsets[:-1]] == sizes[:, 0] * sizes[:, 1]
+    if not valid.all():
+        flat[np.repeat(~valid, counts_per_mask)] = 0  # so that the sums of the others keep their order
+        total = np.concatenate([[0], np.cumsum(flat)])
+    return RunEnds(total[1:], offsets, sizes, valid)
 
 
 def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
