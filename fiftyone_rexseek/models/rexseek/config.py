@@ -180,7 +180,9 @@ class RexSeekConfig:
             if (folder / name / "config.json").is_file():
                 clip = read_json(folder / name / "config.json")
                 clip = clip.get("vision_config", clip)
-                values["clip"] = {k: v for k, v in clip.items() if k not in _NOT_QWEN}
+                values["clip"] = _library_defaults("clip") | {
+                    k: v for k, v in clip.items() if k not in _NOT_QWEN
+                }
                 if (folder / name / "preprocessor_config.json").is_file():
                     processor = read_json(folder / name / "preprocessor_config.json")
                     values.setdefault("image_mean", processor.get("image_mean", CLIP_MEAN))
@@ -232,7 +234,8 @@ class RexSeekConfig:
 
 def _from_public(public: Mapping[str, Any]) -> dict[str, Any]:
     """Splits the flat public configuration into the fields of :class:`RexSeekConfig`."""
-    values: dict[str, Any] = {"text": {}, "extra": {}}
+    # What the file does not state has the library's default, as for anyone who reads it with transformers.
+    values: dict[str, Any] = {"text": _library_defaults("text"), "extra": {}}
     own = {f.name for f in fields(RexSeekConfig)} - {"text", "clip", "extra"}
     qwen = _qwen_keys()
     for key, value in public.items():
@@ -246,7 +249,21 @@ def _from_public(public: Mapping[str, Any]) -> dict[str, Any]:
             values.update({k: v for k, v in value.items() if k in own})
         elif key not in _NOT_QWEN:
             values["extra"][key] = value
+    rope = values["text"].pop("rope_parameters", None) or {}  # transformers 5 nests what was flat
+    values["text"].update({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
+    if rope.get("rope_type", "default") != "default":
+        values["text"]["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
     return values
+
+
+def _library_defaults(which: str) -> dict[str, Any]:
+    """transformers' default for every key that this module has another default for."""
+    from transformers import CLIPVisionConfig, Qwen2Config
+
+    known, config = (_QWEN_3B, Qwen2Config()) if which == "text" else (_CLIP_L, CLIPVisionConfig())
+    return {
+        key: getattr(config, key, 10000.0) for key in known
+    }  # rope_theta is no attribute in transformers 5
 
 
 def _qwen_keys() -> set[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fiftyone_rexseek.errors import ConfigError, DataError, ReferringError
+from fiftyone_rexseek.errors import CheckpointError, ConfigError, DataError, ReferringError
 from fiftyone_rexseek.referring import Outcome, Selection
 
 from .answers import PARSERS
@@ -90,7 +90,7 @@ class RexSeek:
     ):
         rows = model.model.embed_tokens.num_embeddings
         if len(processor.tokenizer) > rows:
-            raise ConfigError(
+            raise CheckpointError(
                 "the tokenizer does not fit the model",
                 expected=f"at most {rows} tokens, the rows of the embedding",
                 found=len(processor.tokenizer),
@@ -323,6 +323,15 @@ class RexSeek:
             return job
         if job.candidates.problems:
             logger.warning("%s: boxes left out: %s", _name(request.image), job.candidates.problems_text())
+        if len(kept) + len(job.candidates.problems) < job.candidates.total:
+            which = "first" if request.scores is None else "best"
+            logger.warning(
+                "%s: only the %s %d of %d candidates are asked about",
+                _name(request.image),
+                which,
+                len(kept),
+                job.candidates.total,
+            )
         rows = [i for i, r in enumerate(job.results) if r is None]
         texts = [self.processor.neutralised(expressions[i].strip()) for i in rows]
         all_ids = self.processor.token_ids_of_expressions(len(kept), texts)
