@@ -39,8 +39,11 @@ def compress(segmentation: Segmentation, height: int, width: int) -> RLE:
             raise DataError("RLE does not fit its image", expected=[int(height), int(width)], found=size)
         counts = segmentation["counts"]
         if isinstance(counts, list | tuple | np.ndarray):
-            if sum(counts) != size[0] * size[1]:
-                raise DataError("RLE counts do not add up", expected=size[0] * size[1], found=int(sum(counts)))
+            runs = np.asarray(counts)
+            if len(runs) and (runs.ndim != 1 or runs.dtype.kind not in "iu" or runs.min() < 0):
+                raise DataError("RLE counts are not run lengths", expected="whole numbers >= 0", found=counts)
+            if runs.sum() != size[0] * size[1]:
+                raise DataError("RLE counts do not add up", expected=size[0] * size[1], found=int(runs.sum()))
             rle = coco.frPyObjects({"size": size, "counts": list(counts)}, *size)
         else:
             rle = {"size": size, "counts": counts}

@@ -201,12 +201,13 @@ def _text(value: Any) -> str | None:
 
 def _image_size(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Width and height where the row states them, else those that all its masks agree on."""
-    sizes = []
-    if all(isinstance(row.get(k), int) and row[k] > 0 for k in ("width", "height")):
+    if all(type(row.get(k)) is int and 0 < row[k] < _LARGEST for k in ("width", "height")):
         return row["width"], row["height"]
-    for rle in row.get("answer_segmentations") or ():
+    sizes = []
+    masks = row.get("answer_segmentations")
+    for rle in masks if isinstance(masks, list) else ():
         size = rle.get("size") if isinstance(rle, Mapping) else None
-        if isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size):
+        if isinstance(size, list) and len(size) == 2 and all(type(v) is int and 0 < v < _LARGEST for v in size):
             sizes.append((size[1], size[0]))
     return sizes[0] if sizes and len(set(sizes)) == 1 else (None, None)
 
@@ -283,10 +284,10 @@ def _mask_problem(segmentation: Any, width: int | None, height: int | None, coun
     if isinstance(segmentation, list):
         parts = segmentation if segmentation and isinstance(segmentation[0], list) else None
         return None if parts else "is neither an RLE nor a list of polygons"
-    if not isinstance(segmentation, Mapping) or "counts" not in segmentation:
+    if not isinstance(segmentation, Mapping) or not isinstance(segmentation.get("counts"), str | list):
         return "is not a run-length encoding"
     size = segmentation.get("size")
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size)):
+    if not (isinstance(size, list) and len(size) == 2 and all(type(v) is int and 0 < v < _LARGEST for v in size)):
         return "has no size [height, width]"
     if not count_runs:
         return None
