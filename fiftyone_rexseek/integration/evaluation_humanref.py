@@ -8,8 +8,10 @@ from typing import Any
 import fiftyone as fo
 import numpy as np
 
-from ..errors import DataError
 from ..metrics import humanref
+from ..metrics.baselines import baseline_choices
+from ..metrics.failures import Cause, count_causes, failure_causes
+from ..metrics.points import rectangle_rle
 from .columns import Columns
 from .evaluation import Headline, MethodSpec, ReferringEvaluationConfig, Scored
 
@@ -37,10 +39,12 @@ def score(columns: Columns, options: Mapping[str, Any]) -> Scored:
         summary["baselines"] = _baselines(columns, rejection, options)
     positive_exact = (scores.recall_50 == 1) & (scores.precision_50 == 1)
     success = np.where(rejection, scores.rejection_correct == 1, positive_exact & scores.answered)
+    causes = _failures(columns, scores)
+    summary["failures"] = count_causes(causes)
     fields = {
         "score": np.where(rejection, scores.rejection_correct, scores.density_f1_mean),
         "success": success,
-        "failure": _failures(columns, scores),
+        "failure": causes,
         "recall": scores.recall_50,
         "precision": scores.precision_50,
         "f1": scores.f1_50,
@@ -74,15 +78,12 @@ def _scores(columns: Columns, rejection, pred, answered, options) -> humanref.Sa
     )
     if not pred.is_points:
         return humanref.score_boxes(columns.gt.boxes_xyxy, pred.boxes_xyxy, **common)
-    for i, segmentations in enumerate(columns.gt.segmentations):
-        if any(s is None for s in segmentations):
-            raise DataError(
-                "points can only be scored against masks",
-                where=f"sample {columns.sample_ids[i]}",
-                expected="a mask on every ground truth object",
-                found=f"{sum(s is None for s in segmentations)} objects without one",
-            )
-    return humanref.score_points(columns.gt.segmentations, pred.points_xy, **common)
+    # a target without a mask is stood in for by its box, as when files are scored
+    answer_masks = [
+        [rectangle_rle(box, (h, w)) if rle is None else rle for rle, box in zip(rles, boxes)]
+        for rles, boxes, w, h in zip(columns.gt.segmentations, columns.gt.boxes_xyxy, columns.widths, columns.heights)
+    ]
+    return humanref.score_points(answer_masks, pred.points_xy, **common)
 
 
 def _headlines(summary: Mapping[str, Any]) -> list[Headline]:
@@ -116,25 +117,53 @@ def _headlines(summary: Mapping[str, Any]) -> list[Headline]:
 def _baselines(columns: Columns, rejection: np.ndarray, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Headline numbers of answers that take no model, on the same samples."""
     boxes = columns.candidates.boxes_xyxy
-    rng = np.random.default_rng(0)
-    nothing = [np.zeros((0, 4))] * len(columns)
-    some = [b[rng.permutation(len(b))[: rng.integers(1, len(b) + 1)]] if len(b) else b for b in boxes]
-    counts = {"all candidates": boxes, "none": nothing, "random k": some}
+    counts = columns.candidates.counts
+    positive = columns.gt.counts[~rejection]
+    k = max(1, round(float(positive.mean()))) if len(positive) else 1
     result = {}
-    for name, predictions in counts.items():
+    for name, baseline in (("all candidates", "all"), ("none", "none"), (f"random {k}", "random")):
+        choices = baseline_choices(counts, baseline, k=k)
         scores = humanref.score_boxes(
             columns.gt.boxes_xyxy,
-            predictions,
-            [len(b) for b in boxes],
+            [b[c] for b, c in zip(boxes, choices)],
+            counts,
             is_rejection=rejection,
             protocol=options["protocol"],
         )
-        result[name] = {h.label: h.value for h in _headlines(humanref.summarize(scores)) if h.key != "missing"}
+        summary = humanref.summarize(scores)
+        result[name] = {h.label: h.value for h in _headlines(summary) if not h.key.startswith(("missing", "box_count"))}
     return result
 
 
-def _failures(columns, scores):
-    return [None] * len(columns)
+def _failures(columns: Columns, scores: humanref.SampleScores) -> list[str | None]:
+    outcomes = [o or ("selected" if a else None) for o, a in zip(columns.outcomes, columns.answered)]
+    if not columns.pred.is_points:
+        candidates = None if columns.candidates is None else columns.candidates.boxes_xyxy
+        causes = failure_causes(columns.gt.boxes_xyxy, columns.pred.boxes_xyxy, outcomes, candidates)
+        return [None if c is None else c.value for c in causes]
+    return [
+        _point_cause(*counts, outcome)
+        for *counts, outcome in zip(
+            scores.num_answers.tolist(), columns.pred.counts.tolist(), scores.num_matches.tolist(), outcomes
+        )
+    ]
+
+
+def _point_cause(answers: int, predictions: int, hits: int, outcome: str | None) -> str | None:
+    """Why a sample's points are right or wrong; a point has no extent, so there are fewer causes than for boxes."""
+    if outcome is None:
+        return None
+    if outcome in (Cause.UNPARSED.value, Cause.FAILED.value):
+        return outcome
+    if not answers:
+        cause = Cause.HALLUCINATED if predictions else Cause.EXACT
+    elif not predictions:
+        cause = Cause.WRONGLY_REJECTED
+    elif hits == answers:
+        cause = Cause.EXACT if predictions == hits else Cause.EXTRA
+    else:
+        cause = Cause.WRONG_INSTANCE if predictions > hits else Cause.MISSED
+    return cause.value
 
 
 SPEC = MethodSpec(

@@ -1,0 +1,271 @@
+"""Official prediction files and prediction fields: import, export, exact round trip.
+
+A file of boxes becomes a ``Detections`` field P, a file of points a ``Keypoints`` field; beside it ``P_outcome``
+(selected, rejected, unparsed, failed) and ``P_answer`` (the model's text, where the row has ``raw_response`` or ``answer``).
+What such a field cannot hold - further columns of the row, ``[[]]`` as against ``[]``, entries that are no box - is kept
+in ``P_row``, so that exporting writes what was read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fiftyone as fo
+from fiftyone.core.collections import SampleCollection
+
+from ..datasets.humanref import SourceFields
+from ..datasets.predictions import Prediction, PredictionSet, write_predictions
+from ..errors import ConfigError, ProblemLog
+from ..referring import Outcome
+from . import documents, presentation
+from .columns import read_columns
+
+#: Row fields that hold the model's text, first one wins.
+ANSWER_FIELDS = ("raw_response", "answer", "response")
+LABEL = "referred"
+
+
+@dataclass(frozen=True)
+class PredictionReport:
+    """What importing a prediction file did.
+
+    Attributes:
+        field: the field written
+        is_point: whether it holds points
+        matched: samples that got an answer
+        missing: samples without a row; their field stays None ("not predicted")
+        problems: counts by kind
+    """
+
+    field: str
+    is_point: bool
+    matched: int
+    missing: int
+    problems: Mapping[str, int] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """One line for a person."""
+        text = f"{self.matched} samples have {'points' if self.is_point else 'boxes'} in {self.field!r}"
+        if self.missing:
+            text += f", {self.missing} have no prediction"
+        if self.problems:
+            text += " (" + ", ".join(f"{kind}: {n}" for kind, n in self.problems.items()) + ")"
+        return text
+
+
+def import_predictions(
+    samples: SampleCollection,
+    path: str | os.PathLike,
+    pred_field: str,
+    *,
+    id_field: str = "expression_id",
+    strict: bool = False,
+    overwrite: bool = False,
+    log: ProblemLog | None = None,
+    progress: bool | Callable | None = None,
+) -> PredictionReport:
+    """Reads an official prediction file into a field.
+
+    Args:
+        samples: the dataset or view that holds the annotations
+        path: JSONL with ``id`` and ``extracted_predictions``
+        pred_field: name of the field to write
+        id_field: the samples' field that the file's ids refer to
+        strict: raise at the first problem, before anything is written
+        overwrite: whether a field of that name may be replaced
+        log: collects problems; its strictness takes the place of ``strict``
+        progress: as everywhere in FiftyOne
+
+    Raises:
+        DataError: unreadable file, a file of another split, or any problem in strict mode
+        ConfigError: the field exists, or there is no ``id_field``
+    """
+    dataset = samples._dataset
+    check_new_field(dataset, pred_field, overwrite)
+    if not dataset.has_sample_field(id_field):
+        raise ConfigError(f"there is no field {id_field!r}", where=dataset.name, advice="Import annotations first.")
+    log = log if log is not None else ProblemLog(strict=strict)
+    predictions = PredictionSet.load(path, log)
+    ids = samples.values(id_field)
+    missing = predictions.check_ids(ids, log)
+    doubt = predictions.doubt()
+    if doubt is not None:
+        log.add("xywh-boxes", predictions.name, doubt)
+    if predictions.num_repeated:
+        log.add("repeated-id", predictions.name, f"{predictions.num_repeated} ids come again; the last row counts")
+    is_point = predictions.uses_points()
+    if dataset.has_sample_field(pred_field):
+        delete_prediction_field(dataset, pred_field)
+    declare_prediction_fields(dataset, pred_field, fo.Keypoints if is_point else fo.Detections, row=True)
+
+    matched = 0
+    paths = [id_field, "metadata.width", "metadata.height", "candidates.detections.box_xyxy"]
+    total = len(ids)
+    with fo.ProgressBar(total=total, progress=progress, quiet=progress is False) as bar, _updates(dataset) as updater:
+        for document in bar(documents.read_documents(samples, paths)):
+            row = predictions.by_id.get(document.get(id_field))
+            if row is None:
+                continue
+            metadata = document.get("metadata") or {}
+            size = metadata.get("width"), metadata.get("height")
+            candidates = (document.get("candidates") or {}).get("detections") or ()
+            updater.set(str(document["_id"]), _fields(row, pred_field, is_point, size, candidates))
+            matched += 1
+    presentation.present_prediction(dataset, pred_field)
+    dataset.info["referring_predictions"] = {
+        **dataset.info.get("referring_predictions", {}),
+        pred_field: {"file": str(path), "matched": matched, "missing": missing, "problems": dict(log.counts)},
+    }
+    dataset.save()
+    return PredictionReport(pred_field, is_point, matched, missing, dict(log.counts))
+
+
+def _updates(dataset):
+    return documents.SampleUpdater(dataset)
+
+
+def _fields(row: Prediction, pred_field: str, is_point: bool, size, candidates) -> dict[str, Any]:
+    width, height = size
+    if not width or not height:
+        raise ConfigError(
+            "a sample has no image size", where=f"id {row.id!r}", advice="Call compute_metadata() on the dataset."
+        )
+    usual = _usual_entries(row, is_point)
+    if is_point:
+        labels = [
+            documents.keypoint_document(LABEL, (x / width, y / height), point_xy=[x, y])
+            for x, y in _points(row)
+        ]
+        value = documents.keypoints_document(labels)
+    else:
+        index = {tuple(c.get("box_xyxy") or ()): k for k, c in reversed(list(enumerate(candidates)))}
+        scores = row.scores()
+        labels = []
+        for k, box in enumerate(_boxes(row)):
+            x1, y1, x2, y2 = box
+            relative = (x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)
+            attributes: dict[str, Any] = {"box_xyxy": list(box)}
+            if scores is not None:
+                attributes["confidence"] = scores[k]
+            if tuple(box) in index:
+                attributes["candidate"] = index[tuple(box)]
+            labels.append(documents.detection_document(LABEL, relative, **attributes))
+        value = documents.detections_document(labels)
+    answer = next((row.extra[name] for name in ANSWER_FIELDS if isinstance(row.extra.get(name), str)), None)
+    kept: dict[str, Any] = {}
+    if not usual:
+        kept["extracted_predictions"] = row.entries
+    if row.extra or list(getattr(row.extra, "order", ())) != ["id", "extracted_predictions"]:
+        kept["extra"] = dict(row.extra)
+        kept["order"] = list(getattr(row.extra, "order", ()))
+    return {
+        pred_field: value,
+        f"{pred_field}_outcome": row.outcome.value,
+        f"{pred_field}_answer": answer,
+        f"{pred_field}_row": json.dumps(kept) if kept else None,
+    }
+
+
+def _boxes(row: Prediction) -> list[list[float]]:
+    """The row's boxes; one that is no box becomes an empty one, which the App can hold and nothing matches."""
+    return [box if all(v == v for v in box) else [0.0] * 4 for box in row.boxes_xyxy()]
+
+
+def _points(row: Prediction) -> list[list[float]]:
+    """The row's points; one that is no point lies outside the image."""
+    return [point if all(v == v for v in point) else [-1.0] * 2 for point in row.points_xy()]
+
+
+def _usual_entries(row: Prediction, is_point: bool) -> bool:
+    """Whether the labels alone can give back the row's entries."""
+    length = 2 if is_point else 4
+    return all(len(e) == length and all(type(v) in (int, float) and v == v for v in e) for e in row.entries)
+
+
+def export_predictions(
+    samples: SampleCollection,
+    path: str | os.PathLike,
+    pred_field: str,
+    *,
+    gt_field: str = "ground_truth",
+    id_field: str = "expression_id",
+) -> int:
+    """Writes a prediction field as an official prediction file and returns the number of rows.
+
+    Samples that were not predicted get no row. Rows that came from a file are written as they were, unless the
+    labels have been changed since. Answers that could not be read or obtained are written as ``[[]]`` with their outcome
+    in a field ``outcome``.
+    """
+    row_field = f"{pred_field}_row"
+    columns = read_columns(
+        samples, pred_field, gt_field, candidates_field=None, value_fields=(id_field, row_field, f"{pred_field}_answer")
+    )
+    return write_predictions(path, _rows(columns, id_field, row_field, f"{pred_field}_answer"))
+
+
+def _rows(columns, id_field: str, row_field: str, answer_field: str) -> Iterator[Prediction]:
+    pred = columns.pred
+    coordinates = pred.points_xy if pred.is_points else pred.boxes_xyxy
+    for i, key in enumerate(columns.values[id_field]):
+        if not pred.present[i]:
+            continue
+        entries = [_numbers(entry) for entry in coordinates[i].tolist()]
+        kept = json.loads(columns.values[row_field][i] or "{}")
+        extra = SourceFields(kept.get("extra") or {})
+        extra.order = tuple(kept.get("order") or ())
+        stored = kept.get("extracted_predictions")
+        if stored is not None:
+            row = Prediction(key, stored)
+            same = _points(row) if pred.is_points else _boxes(row)
+            if repr([_numbers(e) for e in same]) == repr(entries):
+                entries = stored
+        if columns.outcomes[i] in (Outcome.UNPARSED.value, Outcome.FAILED.value):
+            entries = stored if stored is not None else [[]]
+            extra.setdefault("outcome", columns.outcomes[i])
+        answer = columns.values[answer_field][i]
+        if answer is not None and not any(name in extra for name in ANSWER_FIELDS):
+            extra["raw_response"] = answer
+        yield Prediction(key, entries, extra)
+
+
+def _numbers(entry: Sequence[float]) -> list[float]:
+    return [int(v) if isinstance(v, float) and v.is_integer() and abs(v) < 2**53 else v for v in entry]
+
+
+def check_new_field(dataset: fo.Dataset, name: str, overwrite: bool) -> None:
+    """Raises :class:`ConfigError` for a field name that cannot be used or is taken."""
+    if not name or not name.isidentifier() or name.startswith("_"):
+        raise ConfigError("not a field name", expected="letters, digits and _, not starting with a digit", found=name)
+    if name in ("ground_truth", "candidates", *dataset.get_default_sample_fields()):
+        raise ConfigError(f"{name!r} is not a place for predictions", advice="Choose another field name.")
+    if dataset.has_sample_field(name) and not overwrite:
+        raise ConfigError(f"field {name!r} exists", where=dataset.name, advice="Choose another name, or overwrite=True.")
+
+
+def declare_prediction_fields(
+    dataset: fo.Dataset, name: str, label_type: type = fo.Detections, *, row: bool = False
+) -> None:
+    """Declares a prediction field and its companions where they are absent."""
+    if not dataset.has_sample_field(name):
+        description = "Predicted targets; empty = nobody matches, None = not predicted"
+        embedded = dict(embedded_doc_type=label_type, description=description)
+        dataset.add_sample_field(name, fo.EmbeddedDocumentField, **embedded)
+    companions = {
+        "outcome": "selected, rejected, unparsed or failed",
+        "answer": "The model's own text",
+    }
+    if row:
+        companions["row"] = "What the prediction file said beyond boxes, as JSON; exports give it back"
+    for suffix, description in companions.items():
+        if not dataset.has_sample_field(f"{name}_{suffix}"):
+            dataset.add_sample_field(f"{name}_{suffix}", fo.StringField, description=description)
+
+
+def delete_prediction_field(dataset: fo.Dataset, name: str) -> None:
+    """Deletes a prediction field with its companions."""
+    names = [name, *(f"{name}_{suffix}" for suffix in ("outcome", "answer", "row"))]
+    dataset.delete_sample_fields([n for n in names if dataset.has_sample_field(n)])
