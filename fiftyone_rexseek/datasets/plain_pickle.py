@@ -16,6 +16,9 @@ from ..errors import DataError
 _ADVICE = "Do not load this file by other means unless you trust where it came from; a JSON version is read too."
 
 
+_SETS = {"set": set, "frozenset": frozenset}
+
+
 class _Refused(DataError):
     pass
 
@@ -24,6 +27,8 @@ class _PlainUnpickler(pickle.Unpickler):
     where = "pickle"
 
     def find_class(self, module: str, name: str):
+        if module in ("builtins", "__builtin__") and name in _SETS:  # how protocols before 4 write a set
+            return _SETS[name]
         raise _Refused(
             "the pickle asks for an object that is not a plain container",
             where=self.where,

@@ -176,7 +176,7 @@ class GrecResult:
             "output": self.config.output,
             "num_samples": len(c.success),
             "num_unanswered": int((~c.answered).sum()),
-            "summary": self.summary(),
+            **self.summary(),
             "subsets": self.subsets(),
             "coco_stats_all_boxes": self.average_precision,
         }

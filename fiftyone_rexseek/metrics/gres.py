@@ -179,7 +179,7 @@ class GresResult:
             "min_pixels": self.config.min_pixels,
             "num_samples": len(c.iou),
             "num_unanswered": int((~c.answered).sum()),
-            "summary": self.summary(),
+            **self.summary(),
             "paper_precision": self.paper_precision(),
             "subsets": self.subsets(),
         }
