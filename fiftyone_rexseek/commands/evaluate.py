@@ -97,7 +97,11 @@ def humanref(gt, pred, names, dump, json_file, protocol, missing, baselines, ran
         ]
         click.echo(_headline([*results, *trivial], columns.image_ids, protocol, seed))
     if dump:
-        for path in write_comparison(dump, summaries, owner):
+        try:
+            written = write_comparison(dump, summaries, owner)
+        except OSError as e:
+            raise ConfigError("cannot write the comparison", where=dump, expected="a folder", found=e.strerror) from e
+        for path in written:
             _note(f"wrote {path}")
     if json_file:
         write_json(json_file, summaries)
@@ -162,8 +166,11 @@ def _headline(results, image_ids, protocol: str, seed: int) -> str:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Writes unrounded results; numbers that do not exist become null."""
+    """Writes unrounded results; what could not be computed has to be None already (JSON has no NaN)."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+    except OSError as e:
+        raise ConfigError("cannot write the results", where=target, expected="a file", found=e.strerror) from e
     _note(f"wrote {target}")
