@@ -1,0 +1,113 @@
+"""Questions about one open sample: warm models, answers as data, picture and words."""
+
+import base64
+import io
+
+import fiftyone as fo
+import pytest
+from fake_models import FakeSelector
+from PIL import Image
+
+from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.integration import ask as asking
+from fiftyone_rexseek.models import registry
+from fiftyone_rexseek.referring import Outcome
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    loads = []
+
+    def load(name, weights=None, **options):
+        loads.append(name)
+        return FakeSelector()
+
+    monkeypatch.setattr(registry, "load", load)
+    asking.warm_models.clear()
+    yield loads
+    asking.warm_models.clear()
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (200, 100), (240, 240, 240)).save(path)
+    boxes = [fo.Detection(label=n, bounding_box=[x, 0.1, 0.2, 0.8]) for n, x in (("man", 0.0), ("kid", 0.3), ("kid", 0.6))]
+    dataset = fo.Dataset()
+    dataset.add_sample(fo.Sample(filepath=str(path), candidates=fo.Detections(detections=boxes), image_id="a"))
+    yield dataset
+    dataset.delete()
+
+
+def test_lines_become_expressions():
+    assert asking.split_lines(" a \n\n b\na\n") == ["a", "b"]
+    assert asking.split_lines(None) == []
+
+
+def test_models_stay_warm_and_the_oldest_leaves():
+    models, loads = asking.WarmModels(keep=2), []
+    for key in "abaca":
+        models.get(key, lambda key=key: loads.append(key) or key.upper())
+    assert loads == ["a", "b", "c"]
+    assert "b" not in models and "a" in models and "c" in models
+
+
+def test_answers_are_selections_words_and_a_picture(dataset, fake):
+    asked = asking.ask(dataset, dataset.first().id, ["all", "none", "garbled"])
+    assert [s.outcome for s in asked.selections] == [Outcome.SELECTED, Outcome.REJECTED, Outcome.UNPARSED]
+    assert [asking.in_words(s) for s in asked.selections] == [
+        "3 match (50%, 60%, 70% sure)",
+        "nobody matches (90% sure)",
+        "the model's answer could not be read",
+    ]
+    asking.ask(dataset, dataset.first().id, ["first"])
+    assert fake == ["rexseek-tiny"], "the second question found the model warm"
+    url = asking.picture_url(dataset, asked)
+    picture = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
+    assert picture.size == (200, 100)
+
+
+def test_stored_answers_carry_their_expression_and_the_candidates_label(dataset, fake):
+    asked = asking.ask(dataset, dataset.first().id, ["first", "none", "2"])
+    asking.store_answers(dataset, asked)
+    sample = dataset.first()
+    got = [(d.expression, d.label, d.candidate, d.bounding_box) for d in sample["asked"].detections]
+    assert got == [("first", "man", 0, [0.0, 0.1, 0.2, 0.8]), ("2", "kid", 2, [0.6, 0.1, 0.2, 0.8])]
+    assert sample["asked_outcomes"] == ["selected", "rejected", "selected"]
+
+
+def test_a_failure_is_not_stored_as_an_answer(dataset, fake):
+    asked = asking.ask(dataset, dataset.first().id, ["crash"])
+    assert "memory" in asking.in_words(asked.selections[0])
+    asking.store_answers(dataset, asked)
+    assert dataset.first()["asked"] is None
+    assert dataset.first()["asked_outcomes"] == ["failed"]
+
+
+def test_a_question_becomes_a_sample_once(dataset, fake):
+    asked = asking.ask(dataset, dataset.first().id, ["2", "none"])
+    asking.save_as_sample(dataset, asked, 0, "rexseek")
+    asking.save_as_sample(dataset, asked, 1, "rexseek")
+    new = asking.save_as_sample(dataset, asked, 0, "rexseek")
+    assert len(dataset) == 3
+    sample = dataset[new]
+    assert (sample["expression"], sample["image_id"], sample["rexseek_outcome"]) == ("2", "a", "selected")
+    assert len(sample["candidates"].detections) == 3 and len(sample["rexseek"].detections) == 1
+    assert sample["candidates"].detections[0].id != dataset.first()["candidates"].detections[0].id
+    rejected = dataset.match(fo.ViewField("expression") == "none").first()
+    assert rejected["rexseek"].detections == [], "nobody matches is an empty answer, not a missing one"
+
+
+def test_nothing_asked_and_unknown_fields_are_said_before_loading(dataset, fake):
+    with pytest.raises(ConfigError, match="nothing was asked"):
+        asking.ask(dataset, dataset.first().id, [])
+    with pytest.raises(ConfigError, match="unknown detector"):
+        asking.ask(dataset, dataset.first().id, ["x"], asking.AskOptions(candidates="no such detector"))
+    assert fake == []
+
+
+def test_an_unreadable_image_fails_alone(dataset, fake, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"broken")
+    asked = asking.ask(dataset, dataset.first().id, ["all"])
+    assert asked.selections[0].outcome is Outcome.FAILED
+    assert asking.picture_url(dataset, asked) is None
