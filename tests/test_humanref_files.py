@@ -137,6 +137,10 @@ class TestBadAnnotations:
         assert examples[0].problem_kinds == (kind,) and log.counts == {kind: 1}
         assert json.dumps(humanref_row(examples[0])) == json.dumps(bad)
 
+    def test_scorer_reads_over_further_numbers(self, tmp_path):
+        examples, _ = read(tmp_path, row(answer_boxes=[[0, 0, 9, 9, 0.5]]), keep_odd=True)
+        assert examples[0].targets[0].box_xyxy == (0, 0, 9, 9) and examples[0].problem_kinds == ("bad-box",)
+
     @pytest.mark.parametrize(
         "bad",
         [

@@ -207,6 +207,15 @@ class TestEdgeCases:
             PredictionSet.load(path)
 
 
+def test_on_rejection_samples_only_the_first_entry_counts(columns):
+    """[[], box] is a rejection for the script, [box, []] is not."""
+    rejected = [k for k, r in zip(columns.ids, columns.is_rejection) if r]
+    box = [0.0, 0.0, 5.0, 5.0]
+    predictions = {k: [[], box] if i % 2 else [box, []] for i, k in enumerate(rejected)}
+    predictions = {**{k: [box] for k in columns.ids if k not in predictions}, **predictions}
+    assert evaluate(columns, predictions).summary["rejection_correct"] == len(rejected) // 2
+
+
 class TestProtocols:
     def test_missing_answers_both_ways(self, columns):
         predictions = PredictionSet.load(REFERENCE / "predictions" / "missing_ids.jsonl")

@@ -48,6 +48,7 @@ _REQUIRED = ("id", "image_name", "referring", "candidate_boxes", "answer_boxes")
 _OUTSIDE_TOLERANCE = 0.05
 #: No image side is longer, in pixels.
 _LARGEST = 2**31
+_NUMBERS = {int, float}
 
 
 class SourceFields(dict):
@@ -234,15 +235,19 @@ def _box_problem(boxes: list[Any], width: int | None, height: int | None) -> tup
         ):
             if phrase in what:
                 return kind, f"[{i}] {what}", box, False
-        return "bad-box", f"[{i}] {what}", box, True
+        # further numbers (a score, say) do not keep the scorer from reading a box
+        readable = isinstance(box, list) and len(box) > 4 and all(type(v) in _NUMBERS for v in box[:4])
+        return "bad-box", f"[{i}] {what}", box, not readable
     return None
 
 
 def _is_plain(box: Any, width: int | None, height: int | None) -> bool:
     """Quick test that nearly every box passes; the others are looked at closely."""
-    if type(box) is not list or len(box) != 4 or not all(type(v) is float or type(v) is int for v in box):
+    if type(box) is not list or len(box) != 4:
         return False
     x1, y1, x2, y2 = box
+    if not {type(x1), type(y1), type(x2), type(y2)} <= _NUMBERS:
+        return False
     return 0 <= x1 < x2 <= (width or _LARGEST) and 0 <= y1 < y2 <= (height or _LARGEST)
 
 

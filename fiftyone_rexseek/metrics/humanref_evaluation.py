@@ -144,6 +144,11 @@ def evaluate(
     if not isinstance(predictions, PredictionSet):
         predictions = PredictionSet.from_rows(Prediction(k, v) for k, v in predictions.items())
     rows = [predictions.by_id.get(key) for key in columns.ids]
+    # on a rejection sample the script looks at the first entry alone: [[], box] is a rejection there
+    chosen = [
+        None if r is None or (rejection and r.entries and not r.entries[0]) else r
+        for r, rejection in zip(rows, columns.is_rejection)
+    ]
     positive = (key for key, r in zip(columns.ids, columns.is_rejection) if not r)
     arguments: dict[str, Any] = {
         "is_rejection": columns.is_rejection,
@@ -153,10 +158,10 @@ def evaluate(
         "missing": missing,
     }
     if predictions.uses_points(positive):
-        points = [[] if r is None else r.points_xy() for r in rows]
+        points = [[] if r is None else r.points_xy() for r in chosen]
         scores = score_points(columns.answer_masks(log), points, columns.candidates.counts, **arguments)
     else:
-        boxes = [[] if r is None else r.boxes_xyxy() for r in rows]
+        boxes = [[] if r is None else r.boxes_xyxy() for r in chosen]
         scores = score_boxes(columns.answers, boxes, columns.candidates.counts, **arguments)
     return HumanRefEvaluation(name, columns.ids, scores, summarize(scores, columns.domains, columns.sub_domains))
 
