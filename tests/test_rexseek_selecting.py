@@ -43,7 +43,7 @@ def test_batched_answers_equal_one_by_one(seed, decoding):
         for k, n in enumerate((3, 11, 1))
     ]
     options = dict(decoding=decoding, max_new_tokens=20)
-    together = model.select_batch(requests, batch_size=3, **options)
+    together = model.select_batch(requests, batch_size=3, workers=2, **options)
     pairs = model.select_batch(requests, batch_size=2, **options)
     for request, many, two in zip(requests, together, pairs):
         for expression, a, b in zip(request.expressions, many, two):

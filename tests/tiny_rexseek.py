@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def script(
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    rows, hidden = model.model.embed_tokens.weight.shape
+    hidden = model.model.embed_tokens.embedding_dim
     embedding = torch.linalg.qr(torch.randn(hidden, hidden))[0] * hidden**0.5
     model.lm_head.weight.zero_()
     last = processor.token_ids(1, "x")[-1]
@@ -78,7 +79,7 @@ def script(
     model.model.embed_tokens.weight.normal_(std=0.01)
     for k, token in enumerate(ids):
         model.model.embed_tokens.weight[token] = embedding[k]
-    for token, successor in zip(ids, ids[1:]):
+    for token, successor in pairwise(ids):
         model.lm_head.weight[successor] += model.model.embed_tokens.weight[token] * 20 / hidden
     for token, (successor, logit) in (alternatives or {}).items():
         token = last if token == "" else processor.tokenizer.convert_tokens_to_ids(token)

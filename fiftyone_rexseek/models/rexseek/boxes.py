@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .config import RexSeekConfig
 
+# Values of an upsampled level that are held at once: half a gigabyte of float32.
+_MOST_VALUES = 2**27
+
 
 def roi_features(
     features: Sequence[Tensor], boxes: Sequence[Tensor], image_size: int, roi_size: int = 7
@@ -18,7 +21,9 @@ def roi_features(
     """Mean ROI-align feature of each box over all levels, computed in float32.
 
     Every level is brought to the size of the first one (bilinear) before pooling, as in the public code, but one
-    level at a time: channels do not mix, so the numbers are the same and the peak memory is that of one level.
+    level and a few images at a time: neither mixes with the others, so the numbers are the same, and memory does not
+    grow with the batch.
+
     The legacy ROI-align is used (no half-pixel shift; a side is at least one cell), so boxes without area,
     inverted ones and ones outside the image still give finite features.
 
@@ -36,13 +41,22 @@ def roi_features(
     rois = [b.to(device=features[0].device, dtype=torch.float32) for b in boxes]
     pooled = []
     for level in features:
-        level = level.float()
-        if level.shape[-2:] != size:
-            level = F.interpolate(level, size=size, mode="bilinear", align_corners=False)
-        bins = roi_align(
-            level, rois, roi_size, spatial_scale=size[-1] / image_size, sampling_ratio=-1, aligned=False
-        )
-        pooled.append(bins.mean(dim=(2, 3)))
+        group = max(1, _MOST_VALUES // (level.shape[1] * size[0] * size[1]))
+        parts = []
+        for start in range(0, len(rois), group):
+            images = level[start : start + group].float()
+            if images.shape[-2:] != size:
+                images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+            bins = roi_align(
+                images,
+                rois[start : start + group],
+                roi_size,
+                spatial_scale=size[-1] / image_size,
+                sampling_ratio=-1,
+                aligned=False,
+            )
+            parts.append(bins.mean(dim=(2, 3)))
+        pooled.append(torch.cat(parts))
     return torch.cat(pooled, dim=1)
 
 

@@ -128,6 +128,13 @@ class RexSeekProcessor:
         self.ground_id, self.end_ground_id = to_id("<ground>"), to_id("</ground>")
         self.objects_id, self.end_objects_id = to_id("<objects>"), to_id("</objects>")
         self.rejection_ids: list[int] = self.encode(config.rejection_sentence)
+        # Normalised value of each of the 256 levels, per channel. 0.00392156862745098 is the rescale factor of CLIP's
+        # processor file (1/255), multiplied in float64.
+        rescaled = (np.arange(256) * 0.00392156862745098).astype(np.float32)
+        self._normalised = [
+            (rescaled - np.float32(mean)) / np.float32(std)
+            for mean, std in zip(config.image_mean, config.image_std)
+        ]
         special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
         # Longest first, so that no token is left inside what another one was.
         self._special = sorted({t for t in special if len(t) > 1} | set(_MARKS), key=len, reverse=True)
@@ -148,10 +155,8 @@ class RexSeekProcessor:
         square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in config.image_mean))
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         square = square.resize((config.image_size, config.image_size), Image.Resampling.BICUBIC)
-        # 0.00392156862745098 is the rescale factor of CLIP's processor file: 1/255, multiplied in float64.
-        pixels = (np.asarray(square).astype(np.float64) * 0.00392156862745098).astype(np.float32)
-        pixels = (pixels - np.float32(config.image_mean)) / np.float32(config.image_std)
-        large = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        levels = np.asarray(square)
+        large = torch.from_numpy(np.stack([self._normalised[c][levels[..., c]] for c in range(3)]))
         small = F.interpolate(large[None], size=config.clip_image_size, mode="bilinear", align_corners=False)[
             0
         ]

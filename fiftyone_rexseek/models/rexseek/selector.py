@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,15 @@ class SelectRequest:
     boxes_xyxy: Any
     expressions: Sequence[str]
     scores: Any = None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A request's image, read and normalised, or why it could not be."""
+
+    size_wh: tuple[int, int] = (0, 0)
+    pixels: tuple[Tensor, Tensor] | None = None
+    error: str | None = None
 
 
 @dataclass
@@ -202,6 +214,7 @@ class RexSeek:
         parser: str = "lenient",
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int | None = None,
+        workers: int | None = None,
     ) -> list[list[Selection]]:
         """Asks about many images. One bad image, box or expression never takes the others with it.
 
@@ -220,7 +233,9 @@ class RexSeek:
                 name only existing boxes, never truncates and scores every candidate even where it rejects.
             parser: how free answers are read: ``lenient``, or the public ``evaluation``'s or ``demo``'s way
             max_new_tokens: limit of a free answer; one cut off by it is read as it stands
-            batch_size: images per batch; by default 1 on the CPU (where larger ones bring nothing) and 8 elsewhere
+            batch_size: images per batch; by default 1 on the CPU (where larger ones bring nothing) and 16 elsewhere
+            workers: threads that read and resize the next images while the model is busy; by default none on the CPU
+                and up to 8 elsewhere
 
         Returns:
             for each request, one :class:`Selection` per expression. ``scores`` and ``rejection_score`` are defined in
@@ -231,12 +246,14 @@ class RexSeek:
         if parser not in PARSERS:
             raise ConfigError("unknown parser", expected=f"one of {tuple(PARSERS)}", found=parser)
         if batch_size is None:
-            batch_size = 1 if self.device.type == "cpu" else 8
+            batch_size = 1 if self.device.type == "cpu" else 16
+        if workers is None:
+            workers = 0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
         options = _Options(decoding, parser, max_new_tokens)
         results: list[list[Selection]] = []
         batch: list[_Job] = []
-        for request in requests:
-            batch.append(self._prepare(request))
+        for request, loaded in self._load_ahead(requests, workers, 2 * batch_size):
+            batch.append(self._prepare(request, loaded))
             if len(batch) == batch_size:
                 results += self._answer(batch, options)
                 batch = []
@@ -293,15 +310,42 @@ class RexSeek:
         object_tokens = self.model.encode_boxes(features, boxes)
         return image_tokens, object_tokens.split([len(b) for b in boxes])
 
-    def _prepare(self, request: SelectRequest) -> _Job:
+    def _load(self, image: Any) -> _Loaded:
+        try:
+            image = load_image(image)
+        except ReferringError as e:
+            return _Loaded(error=str(e))
+        return _Loaded(image.size, self.processor.pixels(image))
+
+    def _load_ahead(
+        self, requests: Iterable[SelectRequest], workers: int, ahead: int
+    ) -> Iterator[tuple[SelectRequest, _Loaded]]:
+        """Requests with their images, in order; threads stay at most ``ahead`` images in front."""
+        if not workers:
+            for request in requests:
+                yield request, self._load(request.image)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            waiting: deque[tuple[SelectRequest, Future[_Loaded]]] = deque()
+            for request in requests:
+                waiting.append((request, pool.submit(self._load, request.image)))
+                if len(waiting) > ahead:
+                    request, future = waiting.popleft()
+                    yield request, future.result()
+            for request, future in waiting:
+                yield request, future.result()
+
+    def _prepare(self, request: SelectRequest, loaded: _Loaded) -> _Job:
         """Reads and checks one request; whatever is wrong with it ends up in its own results."""
         expressions = list(request.expressions)
         request = SelectRequest(request.image, request.boxes_xyxy, expressions, request.scores)
         job = _Job(request, [None] * len(expressions), Candidates.none(0))
+        if loaded.error:
+            job.fail(loaded.error)
+            return job
         try:
-            image = load_image(request.image)
             job.candidates = choose_candidates(
-                request.boxes_xyxy, request.scores, image.size, self.config.num_object_tokens
+                request.boxes_xyxy, request.scores, loaded.size_wh, self.config.num_object_tokens
             )
         except ReferringError as e:
             job.fail(str(e))
@@ -346,8 +390,8 @@ class RexSeek:
         job.rows = tuple(i for i in rows if job.results[i] is None)
         job.token_ids = tuple(ids for i, ids in zip(rows, all_ids, strict=True) if job.results[i] is None)
         if job.rows:
-            job.pixels = self.processor.pixels(image)
-            job.boxes = self.processor.boxes(job.candidates.boxes, image.size, self.reproduce)
+            job.pixels = loaded.pixels
+            job.boxes = self.processor.boxes(job.candidates.boxes, loaded.size_wh, self.reproduce)
         return job
 
     def _answer(self, jobs: list[_Job], options: _Options) -> list[list[Selection]]:
