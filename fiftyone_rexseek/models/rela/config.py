@@ -34,6 +34,8 @@ class ReLAConfig:
         swin_dims: width of each stage; ``None`` = ``swin_embed_dim * (1, 2, 4, 8)``
         resnet_width: width of the ResNet-50 stem (64 in the public model)
         hidden_dim, mask_dim: width of both decoders, and of the mask embedding
+        pixel_dim: *tiny*: another width for the pixel decoder; the region decoder then projects its memories, as
+            Mask2Former does
         num_heads, decoder_ffn_dim, decoder_layers: region decoder (9 layers in the public model)
         encoder_heads, encoder_ffn_dim, encoder_layers, encoder_points: deformable pixel decoder
         num_queries: regions; a square number, the minimap is ``sqrt(num_queries)`` cells wide
@@ -47,6 +49,10 @@ class ReLAConfig:
         target_scale: *tiny*: divides the target embedding, a sum over all regions
         grid_queries: *tiny*: query positions start as the sine code of their grid cell, and key and query
             projections of the cross attention start equal, so that attention is local from the first step
+        pixel_position: *tiny*: the sine position is also added to the pixel decoder's input maps, so that mask
+            features know where they are
+        resize_features_first: *tiny*: attention masks are taken from resized mask features instead of resized region
+            masks: the same numbers up to rounding, several times cheaper
         output_threshold: score from which regions are kept when the count says "more than 5"; the paper gives
             no number, 0.7 is the value of the public GREC evaluator
         nms_iou: class-agnostic suppression among the output boxes; None = off, as published
@@ -81,6 +87,7 @@ class ReLAConfig:
     # pixel decoder
     hidden_dim: int = 256
     mask_dim: int = 256
+    pixel_dim: int | None = None
     encoder_heads: int = 8
     encoder_ffn_dim: int = 1024
     encoder_layers: int = 6
@@ -103,6 +110,8 @@ class ReLAConfig:
     box_from_grid: bool = False
     target_scale: float = 1.0
     grid_queries: bool = False
+    pixel_position: bool = False
+    resize_features_first: bool = False
 
     def __post_init__(self):
         for name in ("swin_depths", "swin_heads", "swin_dims"):
@@ -128,7 +137,7 @@ class ReLAConfig:
         if self.grid**2 != self.num_queries:
             raise wrong("the regions form a square minimap", "a square num_queries", self.num_queries)
         widths = [("text_dim", self.text_dim, self.text_heads), ("hidden_dim", self.hidden_dim, self.num_heads)]
-        widths += [("hidden_dim", self.hidden_dim, self.encoder_heads), ("hidden_dim", self.hidden_dim, 32)]
+        widths += [("pixel decoder width", self.pixel_width, n) for n in (self.encoder_heads, 32)]
         if self.backbone == "swin":
             widths += [("stage width", d, h) for d, h in zip(self.stage_dims, self.swin_heads)]
         for name, width, parts in widths:
@@ -141,6 +150,11 @@ class ReLAConfig:
     def grid(self) -> int:
         """Cells per side of the minimap."""
         return round(self.num_queries**0.5)
+
+    @property
+    def pixel_width(self) -> int:
+        """Channels of the pixel decoder."""
+        return self.pixel_dim or self.hidden_dim
 
     @property
     def stage_dims(self) -> tuple[int, ...]:
@@ -275,9 +289,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "drop_path": 0.0,
         "hidden_dim": 96,
         "mask_dim": 64,
-        "encoder_heads": 3,
-        "encoder_ffn_dim": 192,
-        "encoder_layers": 2,
+        "pixel_dim": 64,
+        "encoder_heads": 4,
+        "encoder_ffn_dim": 128,
+        "encoder_layers": 1,
+        "encoder_points": 2,
         "num_heads": 3,
         "decoder_ffn_dim": 256,
         "decoder_layers": 4,
@@ -289,6 +305,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "box_from_grid": True,
         "target_scale": 10.0,
         "grid_queries": True,
+        "pixel_position": True,
+        "resize_features_first": True,
         "nms_iou": 0.6,
     },
 }

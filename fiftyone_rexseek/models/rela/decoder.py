@@ -29,7 +29,9 @@ class RegionOutput:
         no_target_logits: (B, 2), index 1 = no target; None with a count head
         count_logits: (B, 7), journal only
         boxes_cxcywh: (B, R, 4), relative to the image, journal only
-        pass_minimaps: minimap logits of all earlier passes (for supervision at every depth)
+        features: (B, R, D), normalised region features of the last pass
+        pass_minimaps, pass_embeddings: minimap logits and mask embeddings (B, R, M) of all earlier passes, for
+            supervision at every depth (the public recipe supervises the last pass only)
     """
 
     minimap_logits: Tensor
@@ -38,7 +40,9 @@ class RegionOutput:
     no_target_logits: Tensor | None = None
     count_logits: Tensor | None = None
     boxes_cxcywh: Tensor | None = None
+    features: Tensor | None = None
     pass_minimaps: list[Tensor] = field(default_factory=list)
+    pass_embeddings: list[Tensor] = field(default_factory=list)
 
 
 class Mlp(nn.Module):
@@ -143,6 +147,8 @@ class RegionDecoder(nn.Module):
         self.query_feat = nn.Embedding(config.num_queries, dim)
         self.query_embed = nn.Embedding(config.num_queries, dim)
         self.level_embed = nn.Embedding(NUM_LEVELS, dim)
+        if config.pixel_width != dim:
+            self.input_proj = nn.ModuleList(nn.Conv2d(config.pixel_width, dim, 1) for _ in range(NUM_LEVELS))
         self.lang_proj = nn.Linear(config.text_dim, dim, bias=False)
         if config.language_layers == "first":
             self.RLA_lang_att = CrossAttentionLayer(dim, heads)
@@ -173,8 +179,13 @@ class RegionDecoder(nn.Module):
 
     def forward(self, memories, mask_features, words, stages: dict | None = None) -> RegionOutput:
         """Memories [(B, D, H, W)] * 3, mask features (B, M, h, w), words (B, N, L)."""
+        if self.config.pixel_width != self.config.hidden_dim:
+            memories = [proj(m) for proj, m in zip(self.input_proj, memories)]
         sizes = [tuple(m.shape[-2:]) for m in memories]
         batch, dim = memories[0].shape[:2]
+        levels = [mask_features] * NUM_LEVELS
+        if self.config.resize_features_first:
+            levels = [_resize(mask_features.detach(), size) for size in sizes]
         keys, values = [], []
         for i, memory in enumerate(memories):
             value = (memory + self.level_embed.weight[i][:, None, None]).flatten(2).transpose(1, 2)
@@ -184,11 +195,12 @@ class RegionDecoder(nn.Module):
         words = self.lang_proj(words)
         position = self.query_embed.weight[None]
         x = self.query_feat.weight[None].expand(batch, -1, -1)
-        minimaps = []
+        minimaps, embeddings = [], []
         for i in range(self.config.decoder_layers):
             level = i % NUM_LEVELS
-            blocked, minimap = self._attention_mask(x, mask_features, sizes[level], stages, i)
+            blocked, minimap, embedding = self._attention_mask(x, levels[level], sizes[level], stages, i)
             minimaps.append(minimap)
+            embeddings.append(embedding)
             x = self.RIA_layers[i](x, keys[level], values[level], position, blocked)
             if stages is not None:
                 stages[f"decoder.layer{i}.ria_out"] = x
@@ -198,7 +210,7 @@ class RegionDecoder(nn.Module):
                 stages[f"decoder.layer{i}.rla_vision_out"] = x
             x = self.transformer_ffn_layers[i](x)
         output = self._predict(x, mask_features)
-        output.pass_minimaps = minimaps
+        output.pass_minimaps, output.pass_embeddings = minimaps, embeddings
         if stages is not None:
             n = self.config.decoder_layers
             self._record_pass(stages, n, x, self.decoder_norm(x), output.minimap_logits)
@@ -218,16 +230,17 @@ class RegionDecoder(nn.Module):
             return attended
         return x + self.config.language_gain * self.lang_weight.sigmoid() * attended
 
-    def _attention_mask(self, x, mask_features, size, stages, i) -> tuple[Tensor, Tensor]:
-        """What each region may not look at (B, R, HW), rows blocked everywhere opened; and the pass's minimap."""
+    def _attention_mask(self, x, mask_features, size, stages, i) -> tuple[Tensor, Tensor, Tensor]:
+        """What each region may not look at (B, R, HW), rows blocked everywhere opened; minimap and embedding."""
         normed = self.decoder_norm(x)
+        embedding = self.mask_embed(normed)
         with torch.no_grad():
-            blocked = block_background(region_masks(self.mask_embed(normed), mask_features), size)
+            blocked = block_background(region_masks(embedding, mask_features), size)
         minimap = self.minimap_embed(normed)
         if stages is not None:
             self._record_pass(stages, i, x, normed, minimap)
             stages[f"decoder.pass{i}.attn_mask_blocked"] = blocked
-        return blocked & ~blocked.all(dim=-1, keepdim=True), minimap
+        return blocked & ~blocked.all(dim=-1, keepdim=True), minimap, embedding
 
     def _predict(self, x: Tensor, mask_features: Tensor) -> RegionOutput:
         normed = self.decoder_norm(x)
@@ -242,6 +255,7 @@ class RegionDecoder(nn.Module):
             no_target_logits=self._no_target(normed),
             count_logits=None if self.count_embed is None else self.count_embed(normed.mean(dim=1)),
             boxes_cxcywh=None if self.box_embed is None else self._boxes(normed),
+            features=normed,
         )
 
     def _no_target(self, normed: Tensor) -> Tensor | None:
@@ -271,5 +285,9 @@ def region_masks(embedding: Tensor, mask_features: Tensor) -> Tensor:
 
 def block_background(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """True (B, R, HW) where the mask logit, resized bilinearly to ``size``, is below 0 (probability below one half)."""
-    resized = F.interpolate(masks.detach().float(), size=size, mode="bilinear", align_corners=False)
-    return resized.flatten(2) < 0
+    masks = masks.detach()
+    return (masks if tuple(masks.shape[-2:]) == tuple(size) else _resize(masks.float(), size)).flatten(2) < 0
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -18,7 +18,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: ReLAConfig):
         super().__init__()
-        dim = config.hidden_dim
+        dim = config.pixel_width
         self.self_attn = DeformableAttention(dim, config.encoder_heads, NUM_LEVELS, config.encoder_points)
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, config.encoder_ffn_dim)
@@ -41,7 +41,8 @@ class LevelEncoder(nn.Module):
 
     def __init__(self, config: ReLAConfig):
         super().__init__()
-        self.level_embed = nn.Parameter(torch.empty(NUM_LEVELS, config.hidden_dim).normal_())
+        self.position_in_maps = config.pixel_position
+        self.level_embed = nn.Parameter(torch.empty(NUM_LEVELS, config.pixel_width).normal_())
         self.encoder = Encoder(config)
 
     def forward(self, maps: list[Tensor], stages: dict | None) -> list[Tensor]:
@@ -54,6 +55,8 @@ class LevelEncoder(nn.Module):
             for i, (h, w) in enumerate(sizes)
         ]
         position = torch.cat(position)[None]
+        if self.position_in_maps:
+            x = x + position
         reference = reference_points(sizes, device)
         for i, layer in enumerate(self.encoder.layers):
             x = layer(x, position, reference, sizes)
@@ -79,7 +82,7 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, config: ReLAConfig):
         super().__init__()
-        dim = config.hidden_dim
+        dim = config.pixel_width
         res2, *deeper = config.stage_dims
         self.input_proj = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, dim, 1), nn.GroupNorm(NORM_GROUPS, dim)) for c in reversed(deeper)

@@ -1,0 +1,197 @@
+"""``rela-tiny``: the journal variant of ReLA, trained from nothing on drawn scenes."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..datasets.scenes import VOCABULARY
+from ..geometry import pairwise_iou
+from ..models.rela.config import ReLAConfig
+from ..models.rela.modeling import ReLANetwork
+from ..models.rela.outputs import Answer, answers
+from ..models.rela.tokenization import build_word_tokenizer
+from .loop import LoopConfig, LoopResult, train
+from .optim import build_optimizers
+from .rela_scenes import SceneBatch, scene_batch
+from .rela_scratch import ScratchReLA, joint_loss, pretraining_loss
+
+logger = logging.getLogger(__name__)
+
+#: Seed of the validation scenes that choose the checkpoint; never used for training or for the reported scores.
+VALIDATION_SEED = 900_001
+
+
+@dataclass(frozen=True)
+class TinyRecipe:
+    """How ``rela-tiny`` is trained; the defaults are the shipped model's.
+
+    Attributes:
+        pretrain_minutes, joint_minutes: budgets of the two stages; steps instead when given
+        scenes, expressions: per step of the joint stage, expressions per scene
+        pretrain_scenes: per step of the first stage
+        muon_lr, adam_lr, trunk_lr_scale: joint stage; the pretrained backbone learns more slowly
+        seed: of weights, scenes and expressions
+    """
+
+    pretrain_minutes: float | None = 4.0
+    joint_minutes: float | None = 64.0
+    pretrain_steps: int | None = None
+    joint_steps: int | None = None
+    scenes: int = 8
+    expressions: int = 6
+    pretrain_scenes: int = 16
+    muon_lr: float = 3e-3
+    adam_lr: float = 2e-3
+    trunk_lr_scale: float = 0.4
+    validation_scenes: int = 36
+    validate_every: int = 150
+    bf16: bool = True
+    seed: int = 1
+
+
+def build_tiny(seed: int, **changes) -> tuple[ScratchReLA, object]:
+    """Random weights of ``rela-tiny`` with its training heads, and its tokenizer."""
+    config = ReLAConfig.from_variant("tiny", **changes)
+    torch.manual_seed(seed)
+    tokenizer = build_word_tokenizer(VOCABULARY, config.vocab_size, config.max_text_length)
+    return ScratchReLA(ReLANetwork(config)), tokenizer
+
+
+def train_tiny(
+    out_dir: str | Path,
+    recipe: TinyRecipe | None = None,
+    on_best: Callable[[ReLANetwork, object, Mapping[str, float]], None] | None = None,
+    **changes,
+) -> tuple[ReLANetwork, object, LoopResult]:
+    """Both stages; resumes where an earlier call with the same folder stopped.
+
+    Args:
+        out_dir: gets ``pretrain/`` and ``joint/`` with checkpoint, log and plot each
+        on_best: called with network, tokenizer and validation numbers whenever a better checkpoint is found
+        changes: of the configuration, for tests
+
+    Returns:
+        the best network, its tokenizer, and the result of the joint stage
+    """
+    recipe = recipe or TinyRecipe()
+    out_dir = Path(out_dir)
+    model, tokenizer = build_tiny(recipe.seed, **changes)
+    size = model.network.config.image_size
+    loop = LoopConfig(
+        out_dir / "pretrain", steps=recipe.pretrain_steps, minutes=recipe.pretrain_minutes, bf16=recipe.bf16,
+        seed=recipe.seed, validate_every=0, final_lr=0.1,
+    )  # fmt: skip
+    batch_at = partial(
+        scene_batch, 10 * recipe.seed + 100, scenes=recipe.pretrain_scenes, expressions=0, image_size=size
+    )
+    named = [(n, p) for n, p in model.named_parameters() if _in_pretraining(n)]
+    optimizers = build_optimizers(named, lr=3e-3, muon_lr=4e-3, use_muon=uses_muon)
+    logger.info("backbone alone")
+    train(model, batch_at, pretraining_loss, optimizers, loop)
+
+    loop = replace(
+        loop, out_dir=out_dir / "joint", steps=recipe.joint_steps, minutes=recipe.joint_minutes,
+        validate_every=recipe.validate_every, checkpoint_every=50, final_lr=0.03,
+    )  # fmt: skip
+    batch_at = partial(
+        scene_batch, 10 * recipe.seed + 101, scenes=recipe.scenes, expressions=recipe.expressions,
+        image_size=size, tokenizer=tokenizer, max_length=model.network.config.max_text_length,
+    )  # fmt: skip
+    scale = lambda name: recipe.trunk_lr_scale if _in_trunk(name) else float("place_head" not in name)  # noqa: E731
+    optimizers = build_optimizers(
+        model.named_parameters(), lr=recipe.adam_lr, muon_lr=recipe.muon_lr, lr_scale=scale, use_muon=uses_muon
+    )
+    validation = [
+        scene_batch(
+            VALIDATION_SEED, i, scenes=4, expressions=8, image_size=size, tokenizer=tokenizer,
+            max_length=model.network.config.max_text_length,
+        )
+        for i in range(max(1, recipe.validation_scenes // 4))
+    ]  # fmt: skip
+    logger.info("all together")
+    hook = None if on_best is None else lambda m, numbers: on_best(m.network, tokenizer, numbers)
+    result = train(model, batch_at, joint_loss, optimizers, loop, partial(validate, batches=validation), on_best=hook)
+    return model.network, tokenizer, result
+
+
+def uses_muon(name: str, parameter: nn.Parameter) -> bool:
+    """Weight matrices of linear layers; not the tables, and not the small output heads."""
+    tables = ("word_embeddings", "position_embeddings", "token_type", "query_", "level_embed", "bias_table")
+    heads = ("minimap_embed", "_head", "box_embed.layers.1", "count_embed.layers.1")
+    return parameter.ndim == 2 and not any(part in name for part in (*tables, *heads))
+
+
+def _in_trunk(name: str) -> bool:
+    return "backbone." in name and not any(part in name for part in ("fusion", "res_gate", "backbone.norm"))
+
+
+def _in_pretraining(name: str) -> bool:
+    return _in_trunk(name) or "place_head" in name
+
+
+@torch.no_grad()
+def validate(model: ScratchReLA, batches: list[SceneBatch]) -> dict[str, float]:
+    """GRES and GREC scores on drawn scenes at mask size 80; ``score`` chooses the checkpoint.
+
+    Masks are cleared when the count head says that there is no target.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for batch in batches:
+        output = model.network(
+            batch.images, batch.token_ids, batch.attention_mask, image_index=batch.image_index
+        )
+        masks = foreground_at(output.mask_logits, batch.person_masks[0].shape[-1])
+        for i, answer in enumerate(answers(output, model.network.config)):
+            scene = int(batch.image_index[i])
+            member = batch.members[i]
+            truth = batch.person_masks[scene][member].sum(dim=0) >= 0.5
+            _score(found, masks[i], answer, truth, batch.person_boxes[scene][member], int(member.sum()))
+    numbers = {name: sum(values) / len(values) for name, values in found.items() if values}
+    numbers["score"] = numbers["gIoU"] + 0.5 * numbers.get("f1", 0.0) + 0.25 * numbers.get("n_acc", 0.0)
+    return numbers
+
+
+def foreground_at(mask_logits: Tensor, size: int) -> Tensor:
+    """Bool masks (B, size, size) from merged-mask logits (B, 2, h, w)."""
+    difference = (mask_logits[:, 1] - mask_logits[:, 0]).float()[:, None]
+    return F.interpolate(difference, size=(size, size), mode="bilinear", align_corners=False)[:, 0] > 0
+
+
+def _score(found, mask: Tensor, answer: Answer, truth: Tensor, boxes_cxcywh: Tensor, count: int) -> None:
+    if count == 0:
+        found["gIoU"].append(float(answer.no_target))
+        found["n_acc"].append(float(answer.no_target))
+    else:
+        inter, union = (mask & truth).sum(), (mask | truth).sum()
+        iou = 0.0 if answer.no_target else float(inter / union.clamp(min=1))
+        found["gIoU"].append(iou)
+        found["iou_targets"].append(iou)
+        found["t_acc"].append(float(not answer.no_target))
+    found["count"].append(float(answer.count == min(count, 6)))
+    if answer.boxes_xyxy is not None:
+        half = boxes_cxcywh[:, 2:] / 2
+        truth_boxes = torch.cat([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], dim=1)
+        found["f1"].append(float(boxes_all_right(answer.boxes_xyxy.numpy(), truth_boxes.numpy())))
+
+
+def boxes_all_right(predicted_xyxy, truth_xyxy, iou_threshold: float = 0.5) -> bool:
+    """Whether both sets correspond one to one at this IoU (F1 = 1); two empty sets do."""
+    if len(predicted_xyxy) != len(truth_xyxy):
+        return False
+    iou = pairwise_iou(predicted_xyxy, truth_xyxy)
+    for _ in range(len(truth_xyxy)):
+        best = iou.argmax()
+        if iou.flat[best] < iou_threshold:
+            return False
+        row, column = divmod(int(best), iou.shape[1])
+        iou[row], iou[:, column] = 0, 0
+    return True
