@@ -86,16 +86,21 @@ def _targets(labels: Mapping[str, Any] | None, width: int, height: int) -> tuple
 
 
 def _target(label: Mapping[str, Any], width: int, height: int) -> Target:
-    x, y, w, h = label["bounding_box"]
-    box = (x * width, y * height, (x + w) * width, (y + h) * height)
-    source = label.get("box_xyxy")
-    size = (width, height, width, height)
-    unmoved = source is not None and all(abs(a - b) <= AGREEMENT * s for a, b, s in zip(box, source, size))
-    if unmoved:
-        box = tuple(source)
-    segmentation = label.get("segmentation") if unmoved else None
+    box = box_of(label, width, height)
+    segmentation = label.get("segmentation") if box == label.get("box_xyxy") else None
     if segmentation is None:
         segmentation = label_rle(label.get("mask"), label.get("mask_path"), box, width, height)
     return Target(
-        box, segmentation, label.get("label") or "", label.get("object_id"), iscrowd=bool(label.get("iscrowd"))
+        tuple(box), segmentation, label.get("label") or "", label.get("object_id"), iscrowd=bool(label.get("iscrowd"))
     )
+
+
+def box_of(label: Mapping[str, Any], width: int, height: int) -> list[float]:
+    """Absolute ``xyxy`` of a stored detection: the source's own numbers unless the box has been moved since."""
+    x, y, w, h = label["bounding_box"]
+    box = [x * width, y * height, (x + w) * width, (y + h) * height]
+    source = label.get("box_xyxy")
+    size = (width, height, width, height)
+    if source is not None and all(abs(a - b) <= AGREEMENT * s for a, b, s in zip(box, source, size)):
+        return list(source)
+    return box

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any, Literal
@@ -214,6 +214,9 @@ class _Converter:
             size = f"{image.width}x{image.height}"
             self.log.add("size-differs", where, "the row states another size than the image has", size, stated)
             kinds.append("size-differs")
+            # most often the image was resized: the row's coordinates are relative to the size it states, and so is
+            # everything that is computed from them later on
+            image = replace(image, width=example.width, height=example.height)
         for target in example.targets:
             if not _is_inside(target, image):
                 found = list(target.box_xyxy)

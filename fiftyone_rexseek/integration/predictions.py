@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +22,13 @@ from ..datasets.predictions import Prediction, PredictionSet, write_predictions
 from ..errors import ConfigError, ProblemLog
 from ..referring import Outcome
 from . import documents, presentation
-from .columns import read_columns
+from .columns import AGREEMENT, label_list_path
+from .examples import box_of
 
 #: Row fields that hold the model's text, first one wins.
 ANSWER_FIELDS = ("raw_response", "answer", "response")
 LABEL = "referred"
+_RESERVED = {"ground_truth", "candidates", "id", "filepath", "tags", "metadata", "created_at", "last_modified_at"}
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,6 @@ def export_predictions(
     path: str | os.PathLike,
     pred_field: str,
     *,
-    gt_field: str = "ground_truth",
     id_field: str = "expression_id",
 ) -> int:
     """Writes a prediction field as an official prediction file and returns the number of rows.
@@ -200,47 +201,53 @@ def export_predictions(
     labels have been changed since. Answers that could not be read or obtained are written as ``[[]]`` with their outcome
     in a field ``outcome``.
     """
-    row_field = f"{pred_field}_row"
-    columns = read_columns(
-        samples, pred_field, gt_field, candidates_field=None, value_fields=(id_field, row_field, f"{pred_field}_answer")
-    )
-    return write_predictions(path, _rows(columns, id_field, row_field, f"{pred_field}_answer"))
+    label_list_path(samples, pred_field, (fo.Detections, fo.Keypoints))
+    if samples.get_field(id_field) is None:
+        raise ConfigError(f"there is no field {id_field!r}", expected="the field with the ids of the annotations")
+    companions = [f"{pred_field}_{suffix}" for suffix in ("row", "outcome", "answer")]
+    wanted = [id_field, "metadata", pred_field, *(c for c in companions if samples.has_field(c))]
+    rows = (_row(d, pred_field, id_field) for d in documents.read_documents(samples, wanted) if d.get(pred_field))
+    return write_predictions(path, rows)
 
 
-def _rows(columns, id_field: str, row_field: str, answer_field: str) -> Iterator[Prediction]:
-    pred = columns.pred
-    coordinates = pred.points_xy if pred.is_points else pred.boxes_xyxy
-    for i, key in enumerate(columns.values[id_field]):
-        if not pred.present[i]:
-            continue
-        entries = [_numbers(entry) for entry in coordinates[i].tolist()]
-        kept = json.loads(columns.values[row_field][i] or "{}")
-        extra = SourceFields(kept.get("extra") or {})
-        extra.order = tuple(kept.get("order") or ())
-        stored = kept.get("extracted_predictions")
-        if stored is not None:
-            row = Prediction(key, stored)
-            same = _points(row) if pred.is_points else _boxes(row)
-            if repr([_numbers(e) for e in same]) == repr(entries):
-                entries = stored
-        if columns.outcomes[i] in (Outcome.UNPARSED.value, Outcome.FAILED.value):
-            entries = stored if stored is not None else [[]]
-            extra.setdefault("outcome", columns.outcomes[i])
-        answer = columns.values[answer_field][i]
-        if answer is not None and not any(name in extra for name in ANSWER_FIELDS):
-            extra["raw_response"] = answer
-        yield Prediction(key, entries, extra)
+def _row(document: Mapping[str, Any], pred_field: str, id_field: str) -> Prediction:
+    metadata = document.get("metadata") or {}
+    size = metadata.get("width"), metadata.get("height")
+    key = document.get(id_field)
+    if key is None or None in size:
+        raise ConfigError("a sample has no id or no image size", where=f"sample {document['_id']}")
+    is_point = document[pred_field]["_cls"] == "Keypoints"
+    labels = document[pred_field].get("keypoints" if is_point else "detections") or ()
+    entries = [(_point_of if is_point else box_of)(label, *size) for label in labels]
+    kept = json.loads(document.get(f"{pred_field}_row") or "{}")
+    extra = SourceFields(kept.get("extra") or {})
+    extra.order = tuple(kept.get("order") or ())
+    stored = kept.get("extracted_predictions")
+    if stored is not None and (_points if is_point else _boxes)(Prediction(key, stored)) == entries:
+        entries = stored
+    outcome = document.get(f"{pred_field}_outcome")
+    if outcome in (Outcome.UNPARSED.value, Outcome.FAILED.value):
+        entries = stored if stored is not None else [[]]
+        extra.setdefault("outcome", outcome)
+    answer = document.get(f"{pred_field}_answer")
+    if answer is not None and not any(name in extra for name in ANSWER_FIELDS):
+        extra["raw_response"] = answer
+    return Prediction(key, entries, extra)
 
 
-def _numbers(entry: Sequence[float]) -> list[float]:
-    return [int(v) if isinstance(v, float) and v.is_integer() and abs(v) < 2**53 else v for v in entry]
+def _point_of(label: Mapping[str, Any], width: int, height: int) -> list[float]:
+    x, y = label["points"][0]
+    source = label.get("point_xy")
+    if source is not None and all(abs(s - v * n) <= AGREEMENT * n for s, v, n in zip(source, (x, y), (width, height))):
+        return list(source)
+    return [x * width, y * height]
 
 
 def check_new_field(dataset: fo.Dataset, name: str, overwrite: bool) -> None:
     """Raises :class:`ConfigError` for a field name that cannot be used or is taken."""
     if not name or not name.isidentifier() or name.startswith("_"):
         raise ConfigError("not a field name", expected="letters, digits and _, not starting with a digit", found=name)
-    if name in ("ground_truth", "candidates", *dataset.get_default_sample_fields()):
+    if name in _RESERVED:
         raise ConfigError(f"{name!r} is not a place for predictions", advice="Choose another field name.")
     if dataset.has_sample_field(name) and not overwrite:
         raise ConfigError(f"field {name!r} exists", where=dataset.name, advice="Choose another name, or overwrite=True.")
