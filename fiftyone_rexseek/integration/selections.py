@@ -1,7 +1,7 @@
 """A model's :class:`Selection` as FiftyOne labels, and back, without losing a pixel.
 
 For a prediction field ``P`` there are ``P`` (Detections; empty = nobody matches, None = no answer), ``P_outcome``,
-``P_answer`` and ``P_error``. Each detection carries ``confidence``, ``box_xyxy`` (pixels) and, for a model that chooses among
+``P_answer``, ``P_error`` and ``P_rejection_score``. Each detection carries ``confidence``, ``box_xyxy`` (pixels) and, for a model that chooses among
 candidates, ``candidate`` (index) and the candidate's own label - FiftyOne's evaluations match labels, so a prediction is
 called what the ground truth is called. Masks are stored relative to their box, as FiftyOne wants them; where a mask reaches
 beyond its box the whole mask stays in the attribute ``segmentation`` (an RLE).
@@ -26,7 +26,7 @@ from ..referring import RLE, Outcome, Selection
 
 DEFAULT_LABEL = "person"
 #: Suffixes of the fields beside a prediction field.
-OUTCOME, ANSWER, ERROR = "_outcome", "_answer", "_error"
+OUTCOME, ANSWER, ERROR, REJECTION_SCORE = "_outcome", "_answer", "_error", "_rejection_score"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ..errors import ConfigError, DataError
 from ..models import registry
 from ..models.answering import Answerer, ImageJob, Item, absolute_boxes
 from ..models.images import open_image
+from .apply_plan import NO_CANDIDATES
 from .selections import CandidateLabels, to_detections
 from .zoo_registration import register_models
 
@@ -134,6 +135,7 @@ class ReferringGetItem(fout.GetItem):
         expression = self.prompt if self.prompt is not None else d["expression"]
         item: dict[str, Any] = {"filepath": path, "image": image, "expression": expression}
         if self.with_candidates:
+            item["problem"] = None if isinstance(d["candidates"], fo.Detections) else NO_CANDIDATES
             detections = d["candidates"].detections if isinstance(d["candidates"], fo.Detections) else []
             item["bounding_boxes"] = [x.bounding_box for x in detections]
             item["labels"] = [x.label for x in detections]
@@ -197,6 +199,8 @@ class _ReferringModel(fout.TorchImageModel):
         # FiftyOne refuses None for a field that does not exist yet: no answer is no entry
         outputs = {} if detections is None else {_DETECTIONS: detections}
         texts = {"outcome": selection.outcome.value, "answer": selection.answer or "", "error": selection.error or ""}
+        if selection.rejection_score is not None:
+            outputs["rejection_score"] = float(selection.rejection_score)
         return {**outputs, **texts}
 
 
@@ -225,7 +229,7 @@ def _as_jobs(items, with_candidates: bool):
                 if not isinstance(image, DataError):
                     boxes = absolute_boxes(relative, np.asarray(item["exact"]).reshape(-1, 4), *image.size)
                 scores = np.asarray(item["scores"], dtype=np.float64)
-            own.append(Item(str(n), (item["expression"],), boxes=boxes, scores=scores))
+            own.append(Item(str(n), (item["expression"],), boxes=boxes, scores=scores, problem=item.get("problem")))
         jobs.append(ImageJob(path, tuple(own)))
         images.append(items[numbers[0]]["image"])
     return jobs, images

@@ -43,6 +43,7 @@ class Item:
         exact_xyxy: pixels of the source for each relative box, NaN where unknown; used while they agree with the box
         scores: of the candidates; NaN = none
         names: what a proposer should look for
+        problem: why this item cannot be asked
     """
 
     key: str
@@ -52,6 +53,7 @@ class Item:
     exact_xyxy: np.ndarray | None = None
     scores: np.ndarray | None = None
     names: tuple[str, ...] = ()
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Answerer:
         for j, (job, image) in enumerate(zip(jobs, images, strict=True)):
             shared: dict[bytes, int] = {}
             for i, item in enumerate(job.items):
-                problem = str(image) if isinstance(image, DataError) else None
+                problem = str(image) if isinstance(image, DataError) else item.problem
                 if problem is None:
                     found = proposals.get((j, i))
                     problem = found if isinstance(found, str) else None

@@ -1,0 +1,489 @@
+"""``apply_expressions``: ask a model about samples, from proposals to masks, in one call that can be interrupted.
+
+Samples that share a file are asked together, so an image is encoded once for all its expressions. Answers are written every
+few images; running the same call again goes on where it stopped. What was asked is recorded as a custom FiftyOne run
+``apply_<label_field>``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.core.utils as fou
+
+from ..errors import ConfigError, DataError
+from ..geometry import to_absolute, to_relative
+from ..metrics.proposals import proposal_recall
+from ..models import registry
+from ..models.answering import Answerer, ItemResult, answer_stream
+from ..models.nouns import NounExtractor
+from ..models.proposals import clean_names
+from ..referring import Outcome
+from . import apply_plan as plan
+from .selections import (
+    ANSWER,
+    ERROR,
+    OUTCOME,
+    REJECTION_SCORE,
+    CandidateLabels,
+    combined_outcome,
+    to_detections,
+)
+
+logger = logging.getLogger(__name__)
+
+#: What a detector looks for in an expression without nouns.
+FALLBACK_NAMES = ("object",)
+DEFAULT_SAM = "segment-anything-vitb-torch"
+
+
+@dataclass(frozen=True)
+class ApplySummary:
+    """What a run of :func:`apply_expressions` did.
+
+    Attributes:
+        label_field: where the answers are
+        outcomes: number of expressions by outcome
+        num_images, num_samples: asked in this run
+        num_skipped: samples that had been answered before
+        dropped_candidates: candidates left out before the model was asked, over all expressions
+        seconds: of asking, without loading
+        proposal_recall: share of the ground truth found among the candidates (IoU 0.5), the ceiling of any selector; None
+            without ground truth or candidates
+        errors: the most frequent reasons of failures, with counts
+        run_key: of the custom run that records the settings
+    """
+
+    label_field: str
+    outcomes: Mapping[str, int]
+    num_images: int = 0
+    num_samples: int = 0
+    num_skipped: int = 0
+    dropped_candidates: int = 0
+    seconds: float = 0.0
+    proposal_recall: float | None = None
+    errors: Mapping[str, int] = field(default_factory=dict)
+    run_key: str = ""
+
+    @property
+    def expressions_per_second(self) -> float:
+        return sum(self.outcomes.values()) / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        """For a person.
+
+        Example::
+
+            >>> print(ApplySummary("p", {"selected": 3, "rejected": 1, "unparsed": 0, "failed": 0}, 2, 4, seconds=2.0))
+            4 expressions on 2 images in 2.0 s (2.0 per second): 3 selected, 1 rejected
+        """
+        total = sum(self.outcomes.values())
+        counts = ", ".join(f"{n} {name}" for name, n in self.outcomes.items() if n) or "nothing asked"
+        rate = f"in {self.seconds:.1f} s ({self.expressions_per_second:.1f} per second)"
+        lines = [f"{total} expressions on {self.num_images} images {rate}: {counts}"]
+        if self.num_skipped:
+            lines.append(f"{self.num_skipped} samples had been answered before (resume=False asks them again)")
+        if self.dropped_candidates:
+            lines.append(f"{self.dropped_candidates} candidates were left out before asking")
+        if self.proposal_recall is not None:
+            lines.append(f"the candidates contain {self.proposal_recall:.1%} of the ground truth: no selector can find more")
+        lines += [f"{n} x {reason}" for reason, n in self.errors.items()]
+        return "\n".join(lines)
+
+
+def apply_expressions(
+    samples,
+    model,
+    label_field: str,
+    expressions: str | Sequence[str] = "expression",
+    candidates: Any = None,
+    *,
+    masks: Any = None,
+    prompt: str | Sequence[str] | None = None,
+    noun_pipeline: Any = "en_core_web_sm",
+    candidates_field: str | None = None,
+    gt_field: str | None = "ground_truth",
+    label: str | None = None,
+    mask_dir: str | os.PathLike | None = None,
+    batch_size: int = 8,
+    num_workers: int = 2,
+    save_every: int = 32,
+    resume: bool = True,
+    overwrite: bool = False,
+    skip_failures: bool = True,
+    progress: Any = None,
+    distributed: str | None = None,
+    num_actors: int = 2,
+    timeout_s: float = 600.0,
+    weights: str | os.PathLike | None = None,
+    device: str | None = None,
+    dtype: Any = None,
+    call_options: Mapping[str, Any] | None = None,
+    load_options: Mapping[str, Any] | None = None,
+) -> ApplySummary:
+    """Asks a model expressions about samples and writes the answers.
+
+    Writes, for ``label_field`` P: ``P`` (Detections; empty = nobody matches; None = no answer), ``P_outcome``, ``P_answer``,
+    ``P_error``, ``P_rejection_score``. With several expressions per sample, all boxes are in ``P``, each with its
+    ``expression``; ``P_expressions``, ``P_outcomes`` and ``P_answers`` are lists in the order of the expressions, and
+    ``P_outcome`` is ``failed`` if any failed, else ``selected`` if any selected. To evaluate, have one sample per (image,
+    expression) pair, as the importers make them.
+
+    Args:
+        samples: dataset or view of images
+        model: a zoo name (``"rexseek-3b"``), a model of ``foz.load_zoo_model``, a ``RexSeek``, a ``ReLA``, or anything with
+            ``select_batch`` or ``segment_batch``; with ``distributed``, a zoo name or a function that makes the model
+        label_field: where answers go
+        expressions: one text with several words, a list of texts, or the name of a field of texts or of lists of texts;
+            a string of one word must be an existing field
+        candidates: for a model that chooses among boxes: a field of Detections (default ``"candidates"``), or a proposer such
+            as ``GroundingDino`` or :class:`~fiftyone_rexseek.integration.detectors.ZooDetector`
+        masks: for selected boxes: True (FiftyOne's ``segment-anything-vitb-torch``), the name of another zoo model that takes
+            boxes, or an object with ``segment(image, boxes_xyxy)``; models that segment give masks without it
+        prompt: what a proposer looks for in every image; by default the noun chunks of the expression
+        noun_pipeline: spaCy pipeline for that, by name, folder or object
+        candidates_field: where a proposer's boxes are written; default ``P_candidates``
+        gt_field: ground truth for the recall of the candidates; ignored when it does not exist
+        label: label of the predictions; default: the candidate's label, or "person"
+        mask_dir: write masks as PNG files there instead of into the database
+        batch_size: images given to the model at once
+        num_workers: threads that open the next images meanwhile
+        save_every: write after so many images
+        resume: leave out samples that the same run (same model, expressions, candidates) has answered already; failed ones
+            are asked again
+        overwrite: allow ``label_field`` to hold labels that no model made
+        skip_failures: store failures as such; False raises at the first one
+        progress: True, False, None (FiftyOne's setting) or a callback, as everywhere in FiftyOne
+        distributed: ``"ray"`` spreads images over ``num_actors`` processes, each with its own model
+        timeout_s: with ``distributed``: longest wait for one batch
+        weights, device, dtype, load_options: for a model given by name, see :func:`fiftyone_rexseek.models.registry.load`
+        call_options: keyword arguments of every call, such as ``{"decoding": "constrained"}``
+
+    Raises:
+        ConfigError: fields, names or options that make no sense - before weights load
+    """
+    plan.check_samples(samples)
+    asked = plan.resolve_expressions(samples, expressions)
+    plan.check_output(samples, label_field, overwrite)
+    for name, value in (("batch_size", batch_size), ("save_every", save_every), ("num_actors", num_actors)):
+        if int(value) < 1:
+            raise ConfigError(f"{name} is out of range", expected="1 or more", found=value)
+    if distributed not in (None, "ray"):
+        raise ConfigError("unknown way to distribute", expected="'ray' or None", found=distributed)
+    needs_candidates = _needs_candidates(model)
+    source, proposer = _candidates(samples, candidates, needs_candidates)
+    stored_at = candidates_field or f"{label_field}_candidates"
+    if proposer is not None:
+        plan.check_output(samples, stored_at, True)
+    names_of = _names(proposer, prompt, noun_pipeline)
+    gt_field = gt_field if gt_field and needs_candidates and samples.has_sample_field(gt_field) else None
+    if gt_field:
+        plan.check_detections_field(samples, gt_field)
+
+    dataset = samples._dataset
+    settings = {
+        "method": "apply_expressions",
+        "model": _model_name(model, weights),
+        "expressions": (asked.field and f"field:{asked.field}") or list(asked.texts),
+        "candidates": source or (dict(proposer.describe()) if proposer is not None else None),
+        "prompt": clean_names(prompt) if prompt is not None else None if proposer is None else f"nouns: {noun_pipeline}",
+        "masks": masks if isinstance(masks, str | bool | type(None)) else dict(masks.describe()),
+        "call_options": {k: str(v) for k, v in (call_options or {}).items()},
+        "load_options": {k: str(v) for k, v in (load_options or {}).items()},
+        "label": label,
+    }
+    run_key = f"apply_{label_field}"
+    done = _answered(samples, label_field, run_key, settings) if resume else set()
+    rows = plan.rows_by_image(samples, asked, done)
+
+    make = partial(
+        _make_answerer, model, proposer, masks, weights, device, dtype, dict(call_options or {}), dict(load_options or {})
+    )
+    answerer = make() if distributed is None else None
+    plan.declare_output(dataset, label_field, asked.several)
+    _record(dataset, run_key, settings)
+    writer = _Writer(dataset, label_field, asked.several, label, mask_dir, stored_at if proposer is not None else None)
+    reader = plan.CandidateReader(samples, source, gt_field)
+    waiting: dict[str, CandidateLabels | None] = {}
+    truth: dict[str, list] = {}
+
+    def batches():
+        for jobs, labels, boxes in plan.job_batches(rows, reader, names_of, batch_size, source is not None):
+            waiting.update(labels)
+            truth.update(boxes)
+            yield jobs
+
+    if distributed == "ray":
+        from .distributed import ray_stream
+
+        stream = ray_stream(make, batches(), num_actors=num_actors, timeout_s=timeout_s)
+    else:
+        stream = answer_stream(answerer, batches(), num_workers)
+    started = time.monotonic()
+    total = sum(len(own) for own in rows.values())
+    try:
+        with fou.ProgressBar(total=total, progress=progress) as bar:
+            for jobs, results in stream:
+                for result in results:
+                    if not skip_failures:
+                        _raise_failure(result)
+                    writer.add(result, waiting.pop(result.key), truth.pop(result.key, None))
+                writer.num_images += len(jobs)
+                if writer.images_waiting(len(jobs)) >= save_every:
+                    writer.flush()
+                bar.update(len(results))
+    finally:
+        # also when interrupted: what has been computed is kept, and the same call goes on from there
+        writer.flush()
+    summary = writer.summary(time.monotonic() - started, len(done), run_key)
+    _record(dataset, run_key, settings, summary)
+    logger.info("%s", summary)
+    return summary
+
+
+def _needs_candidates(model) -> bool:
+    if isinstance(model, str):
+        return registry.entry(model).needs_candidates
+    inner = getattr(model, "selector", model)
+    if hasattr(inner, "select_batch") or hasattr(inner, "segment_batch"):
+        return hasattr(inner, "select_batch")
+    if callable(model):
+        return bool(getattr(model, "needs_candidates", True))
+    raise ConfigError(
+        "this is no model for expressions",
+        expected="a zoo name such as 'rexseek-3b', a RexSeek, a ReLA, or what foz.load_zoo_model gives for them",
+        found=type(model).__name__,
+    )
+
+
+def _candidates(samples, candidates, needed: bool) -> tuple[str | None, Any]:
+    """(field, proposer): one of them, or neither for a model that needs no candidates."""
+    if not needed:
+        if candidates is not None:
+            raise ConfigError("this model finds objects by itself", expected="candidates=None", found=candidates)
+        return None, None
+    if candidates is None:
+        candidates = "candidates"
+    if isinstance(candidates, str):
+        plan.check_detections_field(samples, candidates)
+        return candidates, None
+    if not (hasattr(candidates, "propose") and hasattr(candidates, "describe")):
+        raise ConfigError(
+            "candidates are no source of boxes",
+            expected="a field of Detections, or a proposer with propose(images, names) and describe()",
+            found=type(candidates).__name__,
+        )
+    return None, candidates
+
+
+def _names(proposer, prompt, noun_pipeline) -> Callable[[Sequence[plan.Row]], dict[str, tuple[str, ...]]]:
+    """A function from rows to what the proposer looks for; the spaCy pipeline loads here, so that it fails early."""
+    if proposer is None or not getattr(proposer, "uses_names", True):
+        return lambda rows: {}
+    if prompt is not None:
+        fixed = tuple(clean_names(prompt))
+        if not fixed:
+            raise ConfigError("prompt names nothing", expected="names such as 'person, dog'", found=prompt)
+        return lambda rows: {row.id: fixed for row in rows}
+    nouns = noun_pipeline if isinstance(noun_pipeline, NounExtractor) else NounExtractor(noun_pipeline)
+
+    def of(rows):
+        found = nouns.extract(" . ".join(t for t in row.expressions if isinstance(t, str)) for row in rows)
+        return {row.id: tuple(names) or FALLBACK_NAMES for row, names in zip(rows, found)}
+
+    return of
+
+
+def _model_name(model, weights) -> str:
+    if isinstance(model, str):
+        return f"{model} ({weights})" if weights is not None else model
+    config = getattr(model, "config", None)
+    name = getattr(config, "zoo_name", None)
+    return str(name) if name else getattr(model, "__qualname__", type(model).__qualname__)
+
+
+def _make_answerer(model, proposer, masks, weights, device, dtype, call_options, load_options) -> Answerer:
+    """Loads what is given by name; also runs in the processes of ``distributed``."""
+    if isinstance(model, str):
+        model = registry.load(model, weights, device=device, dtype=dtype, **load_options)
+    else:
+        inner = getattr(model, "selector", model)
+        is_object = (hasattr(inner, "select_batch") or hasattr(inner, "segment_batch")) and not isinstance(inner, type)
+        model = inner if is_object else model()
+    segmenter = masks if hasattr(masks, "segment") else None
+    if segmenter is None and masks and not hasattr(model, "segment_batch"):
+        from .segmentation import ZooSegmenter
+
+        segmenter = ZooSegmenter.load(DEFAULT_SAM if masks is True else masks)
+    return Answerer(model, proposer=proposer, segmenter=segmenter, options=call_options)
+
+
+def _answered(samples, label_field: str, run_key: str, settings: dict) -> set[str]:
+    """Samples that an earlier, equal run has answered."""
+    if not samples.has_sample_field(label_field + OUTCOME):
+        return set()
+    dataset = samples._dataset
+    if run_key in dataset.list_runs():
+        config = dataset.get_run_info(run_key).config
+        differs = [k for k, v in settings.items() if getattr(config, k, None) != v]
+        if differs:
+            logger.warning("field %r: other %s than the earlier run; all samples are asked again", label_field, ", ".join(differs))
+            return set()
+    ids, outcomes = samples.values(["id", label_field + OUTCOME])
+    return {i for i, outcome in zip(ids, outcomes) if outcome is not None and outcome != Outcome.FAILED.value}
+
+
+def _record(dataset, run_key: str, settings: dict, summary: ApplySummary | None = None) -> None:
+    """Registers the run; at the start, so that an interrupted one is known, and at the end with its numbers."""
+    config = dataset.init_run(**settings, **({"summary": _plain(summary)} if summary is not None else {}))
+    if run_key in dataset.list_runs():
+        dataset.update_run_config(run_key, config)
+    else:
+        dataset.register_run(run_key, config)
+
+
+def _plain(summary: ApplySummary) -> dict[str, Any]:
+    return {
+        "outcomes": dict(summary.outcomes),
+        "num_images": summary.num_images,
+        "num_samples": summary.num_samples,
+        "dropped_candidates": summary.dropped_candidates,
+        "expressions_per_second": summary.expressions_per_second,
+        "proposal_recall": summary.proposal_recall,
+    }
+
+
+def _raise_failure(result: ItemResult) -> None:
+    for selection in result.selections:
+        if selection.outcome is Outcome.FAILED:
+            raise DataError(selection.error or "no answer", where=f"sample {result.key}", advice="skip_failures=True goes on")
+
+
+class _Writer:
+    """Collects answers, writes them in bulk, and keeps the counts."""
+
+    def __init__(self, dataset, label_field, several, label, mask_dir, candidates_field):
+        self.dataset, self.label_field, self.several = dataset, label_field, several
+        self.label, self.candidates_field = label, candidates_field
+        self.mask_dir = None if mask_dir is None else Path(mask_dir)
+        self.outcomes: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.num_images = self.num_samples = self.dropped = 0
+        self.found = self.targets = 0
+        self._values: dict[str, dict[str, Any]] = {}
+        self._images = 0
+
+    def add(self, result: ItemResult, labels: CandidateLabels | None, truth: list | None) -> None:
+        self.num_samples += 1
+        if result.proposals is not None:
+            proposals = self._proposals(result)
+            self._set(self.candidates_field, result.key, proposals)
+            labels = CandidateLabels([d.bounding_box for d in proposals.detections], [d.label for d in proposals.detections])
+        for selection in result.selections:
+            self.outcomes[selection.outcome.value] += 1
+            self.dropped += selection.dropped_candidates
+            if selection.outcome is Outcome.FAILED:
+                self.errors[selection.error or "unknown"] += 1
+        if result.proposals is not None:
+            self.dropped += result.proposals.dropped
+        if truth is not None and result.candidates_xyxy is not None:
+            recall = proposal_recall([to_absolute(truth, result.width, result.height)], [result.candidates_xyxy])
+            self.found, self.targets = self.found + recall.num_found, self.targets + recall.num_targets
+        outcome = combined_outcome(result.selections)
+        field_, key = self.label_field, result.key
+        self._set(field_, key, None if outcome is Outcome.FAILED else self._detections(result, labels))
+        self._set(field_ + OUTCOME, key, outcome.value)
+        errors = [s.error for s in result.selections if s.error]
+        self._set(field_ + ERROR, key, "; ".join(dict.fromkeys(errors)) or None)
+        if self.several:
+            self._set(field_ + "_expressions", key, [str(s.expression) for s in result.selections])
+            self._set(field_ + "_outcomes", key, [s.outcome.value for s in result.selections])
+            self._set(field_ + "_answers", key, [s.answer or "" for s in result.selections])
+        else:
+            [selection] = result.selections
+            self._set(field_ + ANSWER, key, selection.answer)
+            score = selection.rejection_score
+            self._set(field_ + REJECTION_SCORE, key, None if score is None else float(score))
+
+    def _detections(self, result: ItemResult, labels: CandidateLabels | None) -> fo.Detections | None:
+        parts = []
+        for n, selection in enumerate(result.selections):
+            path = None
+            if self.mask_dir is not None:
+                path = self.mask_dir / f"{result.key}-{self.label_field}{f'-{n}' if self.several else ''}"
+            parts.append(
+                to_detections(
+                    selection,
+                    result.width,
+                    result.height,
+                    candidates=labels,
+                    label=self.label,
+                    mask_file=path,
+                    attributes={"expression": selection.expression} if self.several else None,
+                )
+            )
+        answered = [p for p in parts if p is not None]
+        return fo.Detections(detections=[d for p in answered for d in p.detections]) if answered else None
+
+    def _proposals(self, result: ItemResult) -> fo.Detections:
+        found = result.proposals
+        relative = to_relative(found.boxes_xyxy, result.width, result.height).tolist()
+        return fo.Detections(
+            detections=[
+                fo.Detection(label=label, bounding_box=box, confidence=None if score != score else float(score))
+                for label, box, score in zip(found.labels, relative, found.scores)
+            ]
+        )
+
+    def _set(self, field_: str, key: str, value: Any) -> None:
+        self._values.setdefault(field_, {})[key] = value
+
+    def images_waiting(self, more: int) -> int:
+        self._images += more
+        return self._images
+
+    def flush(self) -> None:
+        """Writes what is waiting; the outcome last, because resuming trusts it."""
+        values, self._values, self._images = self._values, {}, 0
+        outcome_field = self.label_field + OUTCOME
+        for field_ in sorted(values, key=lambda name: name == outcome_field):
+            self.dataset.set_values(field_, values[field_], key_field="id")
+
+    def summary(self, seconds: float, num_skipped: int, run_key: str) -> ApplySummary:
+        return ApplySummary(
+            label_field=self.label_field,
+            outcomes={o.value: self.outcomes[o.value] for o in Outcome},
+            num_images=self.num_images,
+            num_samples=self.num_samples,
+            num_skipped=num_skipped,
+            dropped_candidates=self.dropped,
+            seconds=seconds,
+            proposal_recall=self.found / self.targets if self.targets else None,
+            errors=dict(self.errors.most_common(5)),
+            run_key=run_key,
+        )
+
+
+def candidate_recall(samples, candidates_field: str = "candidates", gt_field: str = "ground_truth", iou_threshold: float = 0.5):
+    """Proposal recall of a field against ground truth: :class:`fiftyone_rexseek.metrics.proposals.ProposalRecall`.
+
+    Samples whose candidates are None (never proposed) are left out.
+    """
+    from .columns import read_columns
+
+    columns = read_columns(samples, candidates_field, gt_field, candidates_field=None)
+    pairs = [
+        (truth, found)
+        for truth, found, present in zip(columns.gt.boxes_xyxy, columns.pred.boxes_xyxy, columns.pred.present)
+        if present
+    ]
+    return proposal_recall([p[0] for p in pairs], [p[1] for p in pairs], iou_threshold)
