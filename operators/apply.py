@@ -1,0 +1,155 @@
+"""Apply expressions: ask a model about the view, the selection or the whole dataset."""
+
+from __future__ import annotations
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from fiftyone_rexseek.errors import ReferringError
+from fiftyone_rexseek.integration import ask as asking
+from fiftyone_rexseek.integration import apply_plan as plan
+from fiftyone_rexseek.integration.apply import apply_expressions
+from fiftyone_rexseek.integration.fields import detections_fields
+from fiftyone_rexseek.models.registry import ENTRIES
+
+from .base import DARK_ICON, config, invalid, reload, run
+
+
+class ApplyExpressions(foo.Operator):
+    @property
+    def config(self):
+        return config(
+            "apply_expressions",
+            "Apply expressions",
+            "Ask a model who is meant: on the current view, the selection or the dataset",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+        )
+
+    def resolve_placement(self, ctx):
+        button = types.Button(label="Apply expressions", icon=DARK_ICON, prompt=True)
+        return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
+
+    def resolve_input(self, ctx):
+        inputs = types.Object()
+        target = ctx.target_view(require_flat=True)
+        choice = self._expressions(ctx, inputs)
+        models = types.DropdownView()
+        for entry in ENTRIES.values():
+            models.add_choice(entry.name, label=entry.name, description=f"{entry.description}. {entry.license}")
+        inputs.enum("model", models.values(), default="rexseek-tiny", required=True, label="Model", view=models)
+        model = ctx.params.get("model") or "rexseek-tiny"
+        if model in ENTRIES and not ENTRIES[model].packaged:
+            inputs.str("weights", label="Local weights", description="A folder or file; empty: the model's own")
+        if model in ENTRIES and ENTRIES[model].needs_candidates:
+            self._candidates(ctx, inputs)
+        self._output(ctx, inputs, target, model)
+        count = len(target)
+        note = f"{count} sample(s) will be asked {choice}" if choice else f"{count} sample(s)"
+        inputs.view("note", types.Notice(label=note) if count else types.Warning(label="The target is empty"))
+        return types.Property(inputs, view=types.View(label="Apply expressions"))
+
+    @staticmethod
+    def _expressions(ctx, inputs) -> str | None:
+        text_fields = [n for n, f in ctx.dataset.get_field_schema(ftype=fo.StringField).items() if n != "filepath"]
+        kinds = types.RadioGroup()
+        kinds.add_choice("field", label="The expression of each sample (a field)")
+        kinds.add_choice("text", label="The same expressions for all samples")
+        default = "field" if "expression" in text_fields else "text"
+        inputs.enum("expressions_from", kinds.values(), default=default, required=True, label="Expressions", view=kinds)
+        if (ctx.params.get("expressions_from") or default) == "field":
+            fields = types.DropdownView()
+            for name in text_fields:
+                fields.add_choice(name, label=name)
+            start = "expression" if "expression" in text_fields else None
+            inputs.enum("expression_field", fields.values(), default=start, required=True, label="Field", view=fields)
+            name = ctx.params.get("expression_field") or start
+            return f"the text in its field '{name}'" if name else None
+        box = types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=3)
+        prop = inputs.str("text", label="Expressions, one a line", required=True, view=box)
+        lines = asking.split_lines(ctx.params.get("text"))
+        if ctx.params.get("text") is not None and not lines:
+            invalid(prop, "Type at least one expression")
+        return f"{len(lines)} expression(s)"
+
+    @staticmethod
+    def _candidates(ctx, inputs) -> None:
+        known = detections_fields(ctx.dataset)
+        sources = types.AutocompleteView(allow_user_input=True)
+        for name in known:
+            sources.add_choice(name, label=name, description="boxes of this field")
+        sources.add_choice(asking.GROUNDING_DINO, label=asking.GROUNDING_DINO, description="boxes found by a detector")
+        default = "candidates" if "candidates" in known else asking.GROUNDING_DINO
+        inputs.str(
+            "candidates", default=default, required=True, view=sources, label="Candidates",
+            description="A field of boxes, grounding-dino, or the name of a FiftyOne zoo detector",
+        )  # fmt: skip
+        if (ctx.params.get("candidates") or default) not in known:
+            inputs.str("prompt", label="The detector looks for", description="Empty: the nouns of the expressions (spaCy)")
+            inputs.float("box_threshold", label="Box threshold", default=0.25, min=0, max=1, view=types.SliderView())
+            inputs.float("text_threshold", label="Text threshold", default=0.25, min=0, max=1, view=types.SliderView())
+        inputs.bool("masks", label="Masks for the selected boxes (SAM)", default=False)
+
+    @staticmethod
+    def _output(ctx, inputs, target, model: str) -> None:
+        default = model.replace("-", "_")
+        prop = inputs.str("label_field", default=default, required=True, label="Output field")
+        name = ctx.params.get("label_field") or default
+        try:
+            plan.check_output(target, name, overwrite=bool(ctx.params.get("overwrite")))
+        except ReferringError as e:
+            invalid(prop, str(e))
+        if ctx.dataset.has_sample_field(name):
+            inputs.view(
+                "exists",
+                types.Warning(
+                    label=f"Field '{name}' exists",
+                    description="Samples that the same run answered before are left out; others are overwritten",
+                ),
+            )
+            inputs.bool("overwrite", default=False, label="Replace labels that no model made")
+
+    def execute(self, ctx):
+        p = ctx.params
+        options = asking.AskOptions(**{k: p[k] for k in asking.AskOptions.__dataclass_fields__ if p.get(k) is not None})
+        needs = ENTRIES[options.model].needs_candidates
+        from_field = p.get("expressions_from") == "field"
+        expressions = f"field:{p['expression_field']}" if from_field else asking.split_lines(p.get("text"))
+        target = ctx.target_view(require_flat=True)
+        source = None
+        if needs:
+            is_field = target.has_sample_field(options.candidates)
+            source = options.candidates if is_field else asking.make_proposer(options)
+        label_field = p.get("label_field") or options.model.replace("-", "_")
+
+        def work(progress):
+            return apply_expressions(
+                target,
+                options.model,
+                label_field,
+                expressions,
+                source,
+                weights=options.weights,
+                prompt=options.prompt or None,
+                masks=options.masks or None,
+                overwrite=bool(p.get("overwrite")),
+                num_workers=0 if not ctx.delegated else 2,
+                progress=progress,
+            )
+
+        for event in run(ctx, "Asking", work):
+            if hasattr(event, "outcomes"):
+                yield from reload(ctx)
+                yield {"summary": str(event), **{k: v for k, v in event.outcomes.items()}}
+            else:
+                yield event
+
+    def resolve_output(self, ctx):
+        outputs = types.Object()
+        outputs.str("summary", label="Summary", view=types.MarkdownView(read_only=True))
+        for name in ("selected", "rejected", "unparsed", "failed"):
+            outputs.int(name, label=name)
+        return types.Property(outputs, view=types.View(label="Asked"))

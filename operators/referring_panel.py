@@ -1,0 +1,230 @@
+"""The Referring panel: type expressions, see who is meant.
+
+On an open sample the answers come at once, as a picture, in words and as the model's raw text, and are kept in the field
+``asked``. On the grid the same form starts the "Apply expressions" operator on the view, the selection or the dataset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from fiftyone_rexseek.errors import ReferringError
+from fiftyone_rexseek.integration import ask as asking
+from fiftyone_rexseek.integration.fields import detections_fields
+from fiftyone_rexseek.models.registry import ENTRIES
+
+from .base import DARK_ICON, LIGHT_ICON, PLUGIN
+
+#: Questions kept per dataset.
+HISTORY_LENGTH = 30
+STORE = "rexseek_referring"
+
+
+class ReferringPanel(foo.Panel):
+    @property
+    def config(self):
+        return foo.PanelConfig(
+            name="referring_panel",
+            label="Referring",
+            icon="person_search",
+            light_icon=LIGHT_ICON,
+            dark_icon=DARK_ICON,
+            surfaces="grid modal",
+            allow_multiple=False,
+            help_markdown="Type one or more referring expressions, one a line, and ask a model who is meant.",
+        )
+
+    # -- events ---------------------------------------------------------------------------------------------------------
+
+    def on_load(self, ctx):
+        if ctx.panel.get_state("form.model") is None:
+            ctx.panel.set_state("form", self._defaults(ctx))
+        self._show_history(ctx)
+        self._clear_answer(ctx)
+
+    def on_change_current_sample(self, ctx):
+        self._clear_answer(ctx)
+
+    def ask(self, ctx):
+        """Answers the expressions about the open sample."""
+        expressions = asking.split_lines(ctx.panel.get_state("form.expressions"))
+        self._ask(ctx, expressions, self._options(ctx))
+
+    def _ask(self, ctx, expressions, options):
+        ctx.panel.set_state("error", None)
+        if not ctx.current_sample:
+            ctx.panel.set_state("error", "Open a sample first, or use **Apply to the grid**.")
+            return
+        try:
+            asked = asking.ask(ctx.dataset, ctx.current_sample, expressions, options)
+            asking.store_answers(ctx.dataset, asked)
+        except ReferringError as e:
+            ctx.panel.set_state("error", str(e))
+            return
+        self._remember(ctx, asked)
+        self._show(ctx, asked)
+        ctx.ops.reload_samples()
+
+    def save_samples(self, ctx):
+        """Makes samples of the questions last asked: the answer is computed again, from the warm model."""
+        entry = ctx.panel.get_state("last")
+        if not entry or entry["sample_id"] != ctx.current_sample:
+            ctx.panel.set_state("error", "Ask something about this sample first.")
+            return
+        options = asking.AskOptions(**entry["options"])
+        field = options.model.replace("-", "_")
+        try:
+            asked = asking.ask(ctx.dataset, entry["sample_id"], entry["expressions"], options)
+            for n in range(len(asked.selections)):
+                asking.save_as_sample(ctx.dataset, asked, n, field)
+        except ReferringError as e:
+            ctx.panel.set_state("error", str(e))
+            return
+        ctx.ops.notify(f"{len(asked.selections)} question(s) saved as samples tagged 'asked'", variant="success")
+        ctx.ops.reload_dataset()
+
+    def repeat(self, ctx):
+        """Asks a line of the history again, about the open sample."""
+        entry = self._history(ctx)[int(ctx.params["row"])]
+        options = asking.AskOptions(**entry["options"])
+        ctx.panel.set_state("form", {"expressions": "\n".join(entry["expressions"]), **entry["options"]})
+        if ctx.current_sample:
+            self._ask(ctx, entry["expressions"], options)
+
+    def forget(self, ctx):
+        """Empties the history."""
+        ctx.store(STORE).delete("history")
+        self._show_history(ctx)
+
+    def apply_to_grid(self, ctx):
+        """Opens the operator with what the panel's form says."""
+        expressions = ctx.panel.get_state("form.expressions") or ""
+        params = {k: v for k, v in asdict(self._options(ctx)).items() if v is not None}
+        params |= {"expressions_from": "text" if expressions.strip() else "field", "text": expressions}
+        ctx.prompt(f"{PLUGIN}/apply_expressions", params=params)
+
+    # -- state ----------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _defaults(ctx) -> dict:
+        known = detections_fields(ctx.dataset)
+        source = next((f for f in ("candidates", *known) if f in known), asking.GROUNDING_DINO)
+        return {"expressions": "", **asdict(asking.AskOptions(candidates=source))}
+
+    def _options(self, ctx) -> asking.AskOptions:
+        form = ctx.panel.get_state("form") or {}
+        names = {f.name for f in fields(asking.AskOptions)}
+        values = {**self._defaults(ctx), **{k: v for k, v in form.items() if v is not None}}
+        return asking.AskOptions(**{k: v for k, v in values.items() if k in names})
+
+    @staticmethod
+    def _clear_answer(ctx):
+        for name in ("answers", "status", "error", "last", "has_picture"):
+            ctx.panel.set_state(name, None)
+
+    def _show(self, ctx, asked):
+        lines = []
+        for n, selection in enumerate(asked.selections):
+            color = asking.answer_color(n)
+            raw = f"\n\n`{selection.answer}`" if selection.answer else ""
+            dropped = f"\n\n{selection.dropped_candidates} candidates left out" if selection.dropped_candidates else ""
+            lines.append(
+                f'<span style="color:{color}">●</span> **{selection.expression}**: '
+                f"{asking.in_words(selection)}{raw}{dropped}"
+            )
+        candidates = asked.result.candidates_xyxy
+        among = f" among {len(candidates)} candidates" if candidates is not None else ""
+        ctx.panel.set_state("answers", "\n\n".join(lines))
+        ctx.panel.set_state(
+            "status", f"{asked.options.model} on {asked.device}{among}, {asked.seconds:.2f} s. Kept in field `{asking.ASKED_FIELD}`."
+        )
+        url = asking.picture_url(ctx.dataset, asked)
+        ctx.panel.set_state("has_picture", url is not None)
+        if url is not None:
+            ctx.panel.set_data("picture", url)
+        entry = asdict(asking.HistoryEntry.of(asked))
+        ctx.panel.set_state("last", {k: entry[k] for k in ("sample_id", "expressions", "options")})
+
+    @staticmethod
+    def _history(ctx) -> list[dict]:
+        return ctx.store(STORE).get("history") or []
+
+    def _remember(self, ctx, asked):
+        entries = [asdict(asking.HistoryEntry.of(asked)), *self._history(ctx)][:HISTORY_LENGTH]
+        ctx.store(STORE).set("history", entries)
+        self._show_history(ctx)
+
+    def _show_history(self, ctx):
+        rows = [
+            {"expression": " | ".join(e["expressions"]), "outcome": " | ".join(e["outcomes"]), "model": e["options"]["model"]}
+            for e in self._history(ctx)
+        ]
+        ctx.panel.set_state("num_asked", len(rows))
+        ctx.panel.set_data("history", rows)
+
+    # -- layout ---------------------------------------------------------------------------------------------------------
+
+    def render(self, ctx):
+        panel = types.Object()
+        panel.define_property("form", self._form(ctx))
+        buttons = panel.h_stack("buttons", align_x="left", gap=1)
+        on_sample = bool(ctx.current_sample)
+        if on_sample:
+            buttons.btn("ask", label="Ask", on_click=self.ask, variant="contained", icon="person_search")
+            buttons.btn("save", label="Save as samples", on_click=self.save_samples, variant="outlined", icon="add_to_photos")
+        buttons.btn(
+            "apply", label="Apply to the grid", on_click=self.apply_to_grid,
+            variant="outlined" if on_sample else "contained", icon="grid_view",
+        )  # fmt: skip
+        error = ctx.panel.get_state("error")
+        if error:
+            panel.view("error_message", types.Error(label="This did not work", description=error))
+        if ctx.panel.get_state("answers"):
+            panel.md(ctx.panel.get_state("answers"), name="answers_text")
+            if ctx.panel.get_state("has_picture"):
+                panel.str("picture", view=types.ImageView(width="100%"))
+            panel.md(ctx.panel.get_state("status"), name="status_text")
+        elif on_sample:
+            warm = asking.is_warm(self._options(ctx))
+            panel.md("*The model is loaded.*" if warm else "*The first question loads the model.*", name="warm")
+        if ctx.panel.get_state("num_asked"):
+            table = types.TableView()
+            table.add_column("expression", label="Asked before")
+            table.add_column("outcome", label="Answer")
+            table.add_column("model", label="Model")
+            table.add_row_action("repeat", self.repeat, label="Ask again", icon="replay")
+            panel.list("history", types.Object(), view=table, label="History")
+            panel.btn("forget", label="Clear history", on_click=self.forget, icon="delete_sweep")
+        return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
+
+    def _form(self, ctx):
+        form = types.Object()
+        form.str(
+            "expressions",
+            label="Expressions, one a line",
+            view=types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=3),
+        )
+        options = self._options(ctx)
+        models = types.DropdownView()
+        for entry in ENTRIES.values():
+            models.add_choice(entry.name, label=entry.name, description=entry.description)
+        form.enum("model", models.values(), view=models, default=options.model, label="Model")
+        if not ENTRIES[options.model].packaged:
+            form.str("weights", label="Local weights (empty: the model's own)", default=options.weights)
+        if not ENTRIES[options.model].needs_candidates:
+            return form
+        known = detections_fields(ctx.dataset)
+        sources = types.AutocompleteView(allow_user_input=True)
+        for name in known:
+            sources.add_choice(name, label=name, description="boxes of this field")
+        sources.add_choice(asking.GROUNDING_DINO, label=asking.GROUNDING_DINO, description="boxes found by a detector")
+        form.str("candidates", view=sources, default=options.candidates, label="Candidates: a field, or a detector")
+        if options.candidates not in known:
+            form.str("prompt", label="The detector looks for (empty: the nouns of the expressions)", default="")
+            form.float("box_threshold", label="Box threshold", default=0.25, min=0, max=1, view=types.SliderView())
+            form.float("text_threshold", label="Text threshold", default=0.25, min=0, max=1, view=types.SliderView())
+        form.bool("masks", label="Masks (SAM)", default=False, view=types.CheckboxView())
+        return form
