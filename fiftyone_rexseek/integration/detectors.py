@@ -74,7 +74,7 @@ class ZooDetector:
     def propose(self, images: Sequence[Image.Image], names: Sequence[Sequence[str]]) -> list[Proposals]:
         """Boxes of every image; ``names`` are ignored."""
         with self.model:
-            return [self._proposals(image, self.model.predict(np.asarray(image))) for image in images]
+            return [self._proposals(image, self.model.predict(np.array(image))) for image in images]
 
     def _proposals(self, image: Image.Image, labels) -> Proposals:
         if not isinstance(labels, fo.Detections):
