@@ -51,6 +51,7 @@ class Target:
         label: category name
         object_id: annotation id in the source, or None
         iscrowd: whether the source marks the object as a crowd
+        area: square pixels as the source states them, or None
     """
 
     box_xyxy: tuple[float, float, float, float]
@@ -58,6 +59,7 @@ class Target:
     label: str = "person"
     object_id: int | str | None = None
     iscrowd: bool = False
+    area: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

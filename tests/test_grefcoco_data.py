@@ -18,8 +18,7 @@ from fiftyone_rexseek.datasets.grefcoco import (
     Counter,
     read_grefcoco,
     to_instances,
-    write_instances,
-    write_refs,
+    write_grefcoco,
 )
 from fiftyone_rexseek.datasets.grefcoco_predictions import box_rows, load_rows, mask_rows, pair_rows
 from fiftyone_rexseek.datasets.refcoco import FAMILY, read_refcoco
@@ -84,9 +83,9 @@ def test_published_counts_are_compared():
 def test_round_trip(tmp_path):
     reader = read_grefcoco(DATA / "grefcoco")
     examples = list(reader)
-    assert write_refs(tmp_path / "grefs(unc).json", examples, reader.without_sentences) == len(REFS)
-    assert json.loads((tmp_path / "grefs(unc).json").read_text()) == REFS
-    write_instances(tmp_path / "instances.json", examples, reader.index)
+    paths = tmp_path / "grefs(unc).json", tmp_path / "instances.json"
+    written = write_grefcoco(*paths, examples, index=reader.index, without_sentences=reader.without_sentences)
+    assert written == len(REFS) and json.loads(paths[0].read_text()) == REFS
     written = json.loads((tmp_path / "instances.json").read_text())
     sources = {a["id"]: a for a in INSTANCES["annotations"]}
     assert written["annotations"] and all(a == sources[a["id"]] for a in written["annotations"])

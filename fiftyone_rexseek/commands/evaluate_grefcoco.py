@@ -56,7 +56,7 @@ def grec(refs, instances, pred, splits, missing, baselines, random_k, seed, stri
     log = ProblemLog(strict)
     rows = load_rows(pred, log)
     report, dump = {}, {}
-    by_split, index = _examples(refs, instances, splits, rows.splits, log)
+    by_split = _examples(refs, instances, splits, rows.splits, log)
     for split, examples in by_split.items():
         targets = [[t.box_xyxy for t in e.targets] for e in examples]
         answers = [
@@ -68,7 +68,7 @@ def grec(refs, instances, pred, splits, missing, baselines, random_k, seed, stri
         if ap:
             content["coco_stats_all_boxes"] = coco_average_precision(
                 targets, answers, protocol=protocol,
-                areas=[[index.annotations[t.object_id].area for t in e.targets] for e in examples],
+                areas=[[t.area for t in e.targets] for e in examples],
                 iscrowd=[[t.iscrowd for t in e.targets] for e in examples],
             )  # fmt: skip
         if baselines:
@@ -136,7 +136,7 @@ def _score_masks(refs, instances, pred, splits, *, strict, config, baselines, k,
     log = ProblemLog(strict)
     rows = load_rows(pred, log)
     report, dump, results = {}, {}, {}
-    by_split, _ = _examples(refs, instances, splits, rows.splits, log)
+    by_split = _examples(refs, instances, splits, rows.splits, log)
     for split, examples in by_split.items():
         answers = (
             None if r is None else MaskAnswer(r.mask, r.no_target)
@@ -194,7 +194,7 @@ def greg(items, per_sample, json_file, strict):
 
 
 def _examples(refs, instances, splits: Sequence[str], named: frozenset[str], log: ProblemLog):
-    """Examples by split, and the index of the instances."""
+    """Examples by split, in the usual order."""
     from ..datasets.grefcoco import REFS_NAMES, open_reader
 
     names = (*REFS_NAMES, *(f"refs({by}).{end}" for by in ("unc", "umd", "google") for end in ("json", "p")))
@@ -211,7 +211,7 @@ def _examples(refs, instances, splits: Sequence[str], named: frozenset[str], log
             "the refs file has no expression of the split", where=refs, expected=", ".join(splits or sorted(named)),
             found=", ".join(by_split) or "nothing", advice="Is this the refs file that the predictions are about?",
         )  # fmt: skip
-    return {s: by_split[s] for s in _ORDER if s in by_split}, reader.index
+    return {s: by_split[s] for s in _ORDER if s in by_split}
 
 
 def _key(example) -> dict[str, Any]:

@@ -34,15 +34,14 @@ class Annotation:
     """One entry of ``annotations``: the shared target, and what a :class:`Target` does not hold.
 
     Attributes:
-        target: box (absolute xyxy, float64 ``x + w``), segmentation as in the file, category name, crowd flag
+        target: box (absolute xyxy, float64 ``x + w``), segmentation as in the file, category name, crowd flag, and
+            ``area`` in square pixels (COCO's small/medium/large), the box area where the file has none
         image_id, category_id: as in the file
-        area: the file's ``area`` in square pixels (COCO's small/medium/large), the box area where it is missing
     """
 
     target: Target
     image_id: int
     category_id: int
-    area: float
 
 
 @dataclass
@@ -191,8 +190,8 @@ def _add_annotations(index: InstancesIndex, rows: Iterable, log: ProblemLog, whe
             log.add("unknown-category", f"{where}: annotation {key}", "has a category without a name", found=category_id)
             label = str(category_id)
         segmentation = row.get("segmentation") or None
-        target = Target((x, y, x + w, y + h), segmentation, label, key, row.get("iscrowd", 0) == 1)
-        annotations[key] = Annotation(target, image_id, category_id, area)
+        target = Target((x, y, x + w, y + h), segmentation, label, key, row.get("iscrowd", 0) == 1, area)
+        annotations[key] = Annotation(target, image_id, category_id)
         of_image.setdefault(image_id, []).append(target)
     index.candidates = {image_id: tuple(targets) for image_id, targets in of_image.items()}
 

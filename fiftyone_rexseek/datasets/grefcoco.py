@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import DataError, ProblemLog
 from ..referring import ReferringExample
 from .coco import InstancesIndex, coco_bbox, read_instances
-from .refs import RefsReader, load_refs, to_refs
+from .refs import RefsBuilder, RefsReader, load_refs
 
 REFS_NAMES = ("grefs(unc).json", "grefs(unc).p")
 INSTANCES_NAME = "instances.json"
@@ -143,33 +143,43 @@ def open_reader(
     return RefsReader(load_refs(path), instances, splits, log, image_dir, where=path.name)
 
 
-def write_refs(
-    path: str | Path,
+def write_grefcoco(
+    refs_path: str | Path,
+    instances_path: str | Path,
     examples: Iterable[ReferringExample],
+    *,
+    index: InstancesIndex | None = None,
     without_sentences: Iterable[tuple[int, Mapping[str, Any]]] = (),
 ) -> int:
-    """Writes examples as a refs JSON file; returns the number of refs."""
-    refs = to_refs(examples, without_sentences)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(refs, ensure_ascii=False), encoding="utf-8")
+    """Writes examples as ``grefs(unc).json`` and ``instances.json`` in one pass; returns the number of refs.
+
+    The instances are the images of the examples with their targets and candidates.
+
+    Args:
+        index: what is known beyond the examples: category ids and the header. Without it categories are numbered in
+            order of appearance.
+        without_sentences: refs that gave no example, with their positions (see :class:`~.refs.RefsReader`)
+    """
+    builder = RefsBuilder()
+
+    def collected() -> Iterator[ReferringExample]:
+        for example in examples:
+            builder.add(example)
+            yield example
+
+    _write_json(instances_path, to_instances(collected(), index))
+    refs = builder.refs(without_sentences)
+    _write_json(refs_path, refs)
     return len(refs)
 
 
-def write_instances(path: str | Path, examples: Iterable[ReferringExample], index: InstancesIndex | None = None) -> int:
-    """Writes the images, targets and candidates of examples as ``instances.json``; returns the number of annotations.
-
-    Args:
-        index: what is known beyond the examples: category ids, areas, header, image order. Without it categories
-            are numbered in order of appearance and areas are those of the boxes.
-    """
-    document = to_instances(examples, index)
+def _write_json(path: str | Path, content: Any) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    return len(document["annotations"])
+    Path(path).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | None = None) -> dict[str, Any]:
-    """The COCO document of :func:`write_instances`."""
+    """The COCO document of the images, targets and candidates of examples; see :func:`write_grefcoco`."""
     index = index or InstancesIndex()
     ids = {name: key for key, name in index.categories.items()}
     images: dict[Any, dict[str, Any]] = {}
@@ -192,7 +202,7 @@ def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | N
                 "image_id": example.image_id,
                 "category_id": known.category_id if known else ids.setdefault(target.label, max(ids.values(), default=0) + 1),
                 "bbox": box,
-                "area": known.area if known else box[2] * box[3],
+                "area": box[2] * box[3] if target.area is None else target.area,
                 "iscrowd": int(target.iscrowd),
             }
             if target.segmentation is not None:

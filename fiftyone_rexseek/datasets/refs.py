@@ -207,6 +207,32 @@ def _text(sentence: Any) -> str | None:
     return " ".join(tokens) if isinstance(tokens, list) and all(isinstance(t, str) for t in tokens) and tokens else None
 
 
+class RefsBuilder:
+    """Collects examples into refs, one at a time; see :func:`to_refs`."""
+
+    def __init__(self):
+        self._refs: dict[Any, dict[str, Any]] = {}
+        self._positions: dict[Any, int] = {}
+
+    def add(self, example: ReferringExample) -> None:
+        """Adds an example as a sentence of its ref."""
+        extra = dict(example.extra)
+        sentence = extra.pop("sentence", None)
+        position = extra.pop("ref_position", None)
+        targets = tuple(t.object_id for t in example.targets)
+        key = (example.split, extra.get("ref_id", example.expression_id), targets)
+        if key not in self._refs:
+            self._positions[key] = len(self._refs) if position is None else position
+            self._refs[key] = _new_ref(example, extra, targets)
+        self._refs[key]["sentences"].append(_sentence(example, sentence))
+
+    def refs(self, without_sentences: Iterable[tuple[int, Mapping[str, Any]]] = ()) -> list[dict[str, Any]]:
+        """All refs so far, and those of a file that had no sentences, in the order of the file."""
+        rows = [(self._positions[key], ref) for key, ref in self._refs.items()]
+        rows += [(position, dict(ref)) for position, ref in without_sentences]
+        return [ref for _, ref in sorted(rows, key=lambda row: row[0])]
+
+
 def to_refs(
     examples: Iterable[ReferringExample], without_sentences: Iterable[tuple[int, Mapping[str, Any]]] = ()
 ) -> list[dict[str, Any]]:
@@ -216,21 +242,10 @@ def to_refs(
     targets give another ``ann_id``, another expression another ``raw``. Examples of another origin become refs of one
     sentence each. Sentences of one ref whose targets now differ are written as separate refs.
     """
-    refs: dict[Any, dict[str, Any]] = {}
-    positions: dict[Any, Any] = {}
+    builder = RefsBuilder()
     for example in examples:
-        extra = dict(example.extra)
-        sentence = extra.pop("sentence", None)
-        position = extra.pop("ref_position", None)
-        targets = tuple(t.object_id for t in example.targets)
-        key = (example.split, extra.get("ref_id", example.expression_id), targets)
-        if key not in refs:
-            refs[key] = _new_ref(example, extra, targets)
-            positions[key] = len(refs) - 1 if position is None else position
-        refs[key]["sentences"].append(_sentence(example, sentence))
-    rows = [(positions[key], ref) for key, ref in refs.items()]
-    rows += [(position, dict(ref)) for position, ref in without_sentences]
-    return [ref for _, ref in sorted(rows, key=lambda row: row[0])]
+        builder.add(example)
+    return builder.refs(without_sentences)
 
 
 def _new_ref(example: ReferringExample, extra: dict[str, Any], targets: tuple) -> dict[str, Any]:
