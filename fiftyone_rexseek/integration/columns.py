@@ -19,7 +19,7 @@ from fiftyone.core.collections import SampleCollection
 
 from .. import geometry, masks
 from ..errors import ConfigError, DataError
-from ..referring import RLE, Outcome
+from ..referring import RLE, Outcome, Segmentation
 from . import documents
 
 #: How far ``box_xyxy`` may be from ``bounding_box`` (relative to the image) before it counts as outdated.
@@ -40,6 +40,9 @@ class LabelColumns:
         names: label strings
         iscrowd: flags
         segmentations: RLE or None per label; None altogether unless asked for
+        sources: RLE or polygons of the source's file per label, None where it has none or the box was moved; None
+            altogether unless masks are asked for
+        areas: square pixels as the source states them, None where it does not
     """
 
     list_path: str
@@ -51,6 +54,8 @@ class LabelColumns:
     names: list[list[str | None]] = field(default_factory=list)
     iscrowd: list[list[bool]] = field(default_factory=list)
     segmentations: list[list[RLE | None]] | None = None
+    sources: list[list[Segmentation | None]] | None = None
+    areas: list[list[float | None]] = field(default_factory=list)
 
     @property
     def is_points(self) -> bool:
@@ -195,7 +200,7 @@ def label_fields(samples: SampleCollection, allowed: tuple[type, ...] = (fo.Dete
 
 def _label_paths(list_path: str, segmentations: bool) -> list[str]:
     # paths that collide with their parents are an error in MongoDB, so each leaf is named
-    leaves = ["_id", "label", "confidence", "iscrowd"]
+    leaves = ["_id", "label", "confidence", "iscrowd", "area"]
     if list_path.endswith(".keypoints"):
         leaves += ["points", "point_xy"]
     else:
@@ -223,6 +228,7 @@ class _LabelReader:
         c.ids.append([str(d["_id"]) for d in labels])
         c.names.append([d.get("label") for d in labels])
         c.iscrowd.append([bool(d.get("iscrowd")) for d in labels])
+        c.areas.append([d.get("area") for d in labels])
         if self.inner == "keypoints":
             c.scores.append([_first(d.get("confidence")) for d in labels])
             for d in labels:
@@ -256,6 +262,8 @@ class _LabelReader:
             self.columns.segmentations = [
                 [_rle(d, box, w, h) for d, box in zip(labels, boxes)] for labels, boxes, w, h in triples
             ]
+            pairs = zip(self._masks, per_sample)
+            self.columns.sources = [[_source(d, box) for d, box in zip(labels, boxes)] for labels, boxes in pairs]
         return self.columns
 
     def _with_source(self, absolute: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -273,9 +281,15 @@ def _first(confidence: Any) -> float | None:
     return confidence[0] if isinstance(confidence, list | tuple) and confidence else None
 
 
+def _source(label: Mapping[str, Any], box_xyxy: np.ndarray) -> Segmentation | None:
+    """The segmentation that came with the label, unless the box has been moved since."""
+    unmoved = label.get("box_xyxy") is not None and np.array_equal(label["box_xyxy"], box_xyxy)
+    return label.get("segmentation") if unmoved else None
+
+
 def _rle(label: Mapping[str, Any], box_xyxy: np.ndarray, width: int, height: int) -> RLE | None:
-    source = label.get("segmentation")
-    if source is not None and label.get("box_xyxy") is not None and np.array_equal(label["box_xyxy"], box_xyxy):
+    source = _source(label, box_xyxy)
+    if source is not None:
         return masks.compress(source, height, width)
     return label_rle(label.get("mask"), label.get("mask_path"), box_xyxy, width, height)
 

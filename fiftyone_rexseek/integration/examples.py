@@ -91,7 +91,12 @@ def _target(label: Mapping[str, Any], width: int, height: int) -> Target:
     if segmentation is None:
         segmentation = label_rle(label.get("mask"), label.get("mask_path"), box, width, height)
     return Target(
-        tuple(box), segmentation, label.get("label") or "", label.get("object_id"), iscrowd=bool(label.get("iscrowd"))
+        tuple(box),
+        segmentation,
+        label.get("label") or "",
+        label.get("object_id"),
+        iscrowd=bool(label.get("iscrowd")),
+        area=label.get("area") if box == label.get("box_xyxy") else None,
     )
 
 

@@ -269,6 +269,8 @@ def _attributes(target: Target) -> dict[str, Any]:
         attributes["object_id"] = target.object_id
     if target.iscrowd:
         attributes["iscrowd"] = True
+    if target.area is not None:
+        attributes["area"] = target.area
     return attributes
 
 
