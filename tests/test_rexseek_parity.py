@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from fiftyone_rexseek.models.images import open_image
 from fiftyone_rexseek.models.rexseek import RexSeek, RexSeekConfig, RexSeekForSelection
 from fiftyone_rexseek.models.rexseek.boxes import roi_features, sine_embedding
-from fiftyone_rexseek.models.rexseek.processing import load_image
 
 FOLDER = Path(__file__).parent / "fixtures" / "rexseek"
 CASES = ("case0", "case1")
@@ -40,7 +40,7 @@ def close(ours, theirs, tolerance):
 
 def test_every_intermediate_array(rexseek, case):
     arrays, model, processor = case["arrays"], rexseek.model, rexseek.processor
-    image = load_image(case["image"])
+    image = open_image(case["image"])
     large, small = processor.pixels(image)
     close(small[:, ::7, ::7], arrays["pixel_values_336_sub"], 1e-5)
     close(processor.boxes(case["boxes_xyxy"], image.size, reproduce=False), arrays["boxes_768_f32"], 1e-3)
@@ -69,7 +69,7 @@ def test_every_intermediate_array(rexseek, case):
 
 
 def test_unrounded_boxes_differ_and_agree_with_the_reference_run_without_rounding(rexseek, case):
-    image = load_image(case["image"])
+    image = open_image(case["image"])
     large, small = rexseek.processor.pixels(image)
     boxes = rexseek.processor.boxes(case["boxes_xyxy"], image.size, reproduce=False)
     _, features = rexseek.model.encode_image(large[None], small[None])
@@ -81,7 +81,7 @@ def test_unrounded_boxes_differ_and_agree_with_the_reference_run_without_roundin
 def test_pixels_are_bit_identical(rexseek, case):
     import hashlib
 
-    large, _ = rexseek.processor.pixels(load_image(case["image"]))
+    large, _ = rexseek.processor.pixels(open_image(case["image"]))
     assert hashlib.sha256(large.numpy().tobytes()).hexdigest() == case["pixel_values_768"]["sha256_float32"]
 
 

@@ -22,7 +22,7 @@ from fiftyone_rexseek.models.rexseek.answers import (
 )
 from fiftyone_rexseek.models.rexseek.candidates import choose_candidates
 from fiftyone_rexseek.models.rexseek.modeling import OBJECT_MARK
-from fiftyone_rexseek.models.rexseek.processing import load_image, load_tokenizer
+from fiftyone_rexseek.models.rexseek.processing import load_tokenizer
 from fiftyone_rexseek.referring import Outcome
 
 FOLDER = Path(__file__).parent / "fixtures" / "rexseek"
@@ -44,7 +44,7 @@ def formula_image(width, height):
 
 @pytest.mark.parametrize("record", RECORDS["records"], ids=lambda r: "x".join(map(str, r["size_wh"])))
 def test_pixels_and_boxes(processor, record):
-    image = load_image(formula_image(*record["size_wh"]))
+    image = Image.fromarray(formula_image(*record["size_wh"]))
     large, small = processor.pixels(image)
     crops = np.load(FOLDER / "preprocess_crops.npz")
     for name, tensor in (("p768", large), ("p336", small)):
@@ -144,57 +144,6 @@ def test_missing_or_damaged_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="tokenizer cannot be read"):
         load_tokenizer(tmp_path)
-
-
-# ---------------------------------------------------------------------------------------------------- images
-
-
-def test_images_of_every_mode_become_rgb(tmp_path):
-    rgb = Image.fromarray(formula_image(40, 30))
-    for mode in ("L", "P", "CMYK", "RGBA", "1", "LA", "YCbCr"):
-        assert load_image(rgb.convert(mode)).mode == "RGB"
-    np.testing.assert_array_equal(load_image(rgb.convert("P")), rgb.convert("P").convert("RGB"))
-    deep = Image.fromarray((np.arange(1200).reshape(30, 40) * 54).astype(np.uint16))
-    assert np.asarray(load_image(deep)).std() > 50
-    for array in (
-        np.asarray(rgb),
-        np.asarray(rgb)[..., 0],
-        np.asarray(rgb)[..., :1],
-        np.asarray(rgb.convert("RGBA")),
-    ):
-        assert load_image(array).size == (40, 30)
-    path = tmp_path / "grey.png"
-    rgb.convert("L").save(path)
-    assert load_image(str(path)).mode == load_image(path).mode == "RGB"
-
-
-def test_exif_rotation_is_applied(tmp_path):
-    exif = Image.Exif()
-    exif[274] = 6
-    path = tmp_path / "rotated.jpg"
-    Image.fromarray(formula_image(40, 30)).save(path, exif=exif)
-    assert load_image(path).size == (30, 40)
-
-
-@pytest.mark.parametrize(
-    "bad", [np.zeros((3, 3, 3)), np.zeros((0, 4, 3), np.uint8), np.zeros((2, 2, 5), np.uint8), 7]
-)
-def test_not_an_image(bad):
-    with pytest.raises(DataError):
-        load_image(bad)
-
-
-def test_unreadable_files_are_named(tmp_path):
-    path = tmp_path / "x.png"
-    with pytest.raises(DataError, match=r"x\.png: there is no such image file"):
-        load_image(path)
-    path.write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"x\.png.*not an image"):
-        load_image(path)
-    Image.fromarray(formula_image(200, 100)).save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DataError, match=r"x\.png.*cannot be read"):
-        load_image(path)
 
 
 # ------------------------------------------------------------------------------------------------ candidates

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import tiny_rexseek as tiny
 import torch
+from PIL import Image
 
 from fiftyone_rexseek.errors import ConfigError, DataError
+from fiftyone_rexseek.models.images import open_image
 from fiftyone_rexseek.models.rexseek import QUESTION, SelectRequest
 from fiftyone_rexseek.models.rexseek import selector as selector_module
 from fiftyone_rexseek.referring import Outcome
@@ -73,7 +75,7 @@ def test_decoding_equals_transformers_generate(random_model):
     processor = random_model.processor
     for question in ("Please detect man.", "everyone except the kid"):
         ids = torch.tensor(processor.token_ids(4, question))
-        pixels = [p[None] for p in processor.pixels(selector_module.load_image(image))]
+        pixels = [p[None] for p in processor.pixels(open_image(image))]
         tokens, features = model.encode_image(*pixels)
         objects = model.encode_boxes(features, [processor.boxes(boxes, (90, 60))])
         embeds = model.splice(ids, tokens[0], objects)[None]
@@ -255,7 +257,15 @@ def test_unreadable_image_fails_alone(random_model, tmp_path):
         [True],
         [True],
     ]
-    assert "broken.jpg" in results[0][0].error and "no such image" in results[2][0].error
+    assert "broken.jpg" in results[0][0].error and "does not exist" in results[2][0].error
+
+
+def test_every_kind_of_image(random_model):
+    rgb = Image.fromarray(tiny.image())
+    images = [rgb.convert(mode) for mode in ("L", "P", "CMYK", "RGBA", "1")] + [np.asarray(rgb.convert("L"))]
+    requests = [SelectRequest(image, tiny.boxes(2), ["a"]) for image in images]
+    for (found,) in random_model.select_batch(requests, max_new_tokens=2):
+        assert found.outcome is not Outcome.FAILED
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
@@ -319,7 +329,7 @@ def test_low_precision_runs():
 def test_network_can_be_trained():
     model = tiny.rexseek().model.requires_grad_(True)
     processor = tiny.rexseek().processor
-    large, small = processor.pixels(selector_module.load_image(tiny.image()))
+    large, small = processor.pixels(open_image(tiny.image()))
     boxes = processor.boxes(tiny.boxes(2), (90, 60))
     rows = processor.token_ids_of_expressions(2, ["the man in the corner", "x"])
     width = max(map(len, rows))

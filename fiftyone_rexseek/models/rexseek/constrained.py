@@ -62,8 +62,7 @@ class ConstrainedPolicy(GreedyPolicy):
         self.max_new_tokens = max_new_tokens
         self.max_ground_tokens = max_ground_tokens
         self.eos_id = next(iter(eos_ids))
-        special = {i for i, t in processor.tokenizer.added_tokens_decoder.items() if t.special}
-        forbidden = (special - {processor.end_ground_id}) | set(eos_ids)
+        forbidden = (processor.control_ids - {processor.end_ground_id}) | set(eos_ids)
         forbidden |= set(range(len(processor.tokenizer), vocabulary_size))
         self._forbidden = torch.tensor(sorted(i for i in forbidden if i < vocabulary_size), dtype=torch.long)
 

@@ -54,7 +54,7 @@ class _ReservedLayer(DynamicLayer):
         for name in ("_keys", "_values"):
             old = getattr(self, name)
             new = old.new_empty(len(rows), old.shape[1], self.length + room, old.shape[3])
-            torch.index_select(old[:, :, : self.length], 0, rows, out=new[:, :, : self.length])
+            new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
             setattr(layer, name, new)
         layer.keys, layer.values = layer._keys[:, :, : self.length], layer._values[:, :, : self.length]
         return layer

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from fiftyone_rexseek.errors import CheckpointError, DataError
+from fiftyone_rexseek.errors import CheckpointError
 
 from .config import RexSeekConfig, read_json
 from .modeling import IMAGE_MARK, OBJECT_MARK
@@ -21,58 +21,6 @@ from .modeling import IMAGE_MARK, OBJECT_MARK
 QUESTION = "Please detect {expression} in this image. Answer the question with object indexes."
 _MARKS = {"<image>": IMAGE_MARK, "<objfeat>": OBJECT_MARK}
 _OPEN, _CLOSE = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
-
-
-def load_image(image: Any) -> Image.Image:
-    """Any kind of image as an RGB ``PIL.Image``, upright.
-
-    Greyscale, palette, CMYK and RGBA images are converted (alpha is dropped). An EXIF orientation is applied: the
-    pixel grid is then the one that FiftyOne's metadata and App use, so boxes fit. (The public code ignores it.)
-
-    Args:
-        image: a path, a ``PIL.Image``, or an HWC, HW1 or HW ``uint8`` array, RGB
-
-    Raises:
-        DataError: when it cannot be read, saying why
-    """
-    if isinstance(image, np.ndarray):
-        if image.ndim == 3 and image.shape[2] == 1:
-            image = image[..., 0]
-        channels = image.shape[2] if image.ndim == 3 else 1
-        if (
-            image.dtype != np.uint8
-            or image.ndim not in (2, 3)
-            or channels not in (1, 3, 4)
-            or 0 in image.shape
-        ):
-            raise DataError(
-                "array is not an image",
-                expected="height x width x 3, uint8, RGB",
-                found=f"shape {image.shape}, {image.dtype}",
-            )
-        return Image.fromarray(image).convert("RGB")
-    where = None if isinstance(image, Image.Image) else image
-    try:
-        if not isinstance(image, Image.Image):
-            if not isinstance(image, str | Path):
-                raise DataError(
-                    "not an image", expected="a path, a PIL image or an array", found=type(image).__name__
-                )
-            with Image.open(image) as opened:
-                opened.load()
-                image = opened
-        if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip to white
-            deep = np.asarray(image)
-            image = Image.fromarray((deep >> 8 if deep.max(initial=0) > 255 else deep).astype(np.uint8))
-        return ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise DataError("there is no such image file", where=where) from None
-    except UnidentifiedImageError:
-        raise DataError("the file is not an image of a known format", where=where) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        if isinstance(e, DataError):
-            raise
-        raise DataError(f"the image cannot be read ({e})", where=where) from e
 
 
 def transform_boxes(
@@ -135,9 +83,13 @@ class RexSeekProcessor:
             (rescaled - np.float32(mean)) / np.float32(std)
             for mean, std in zip(config.image_mean, config.image_std)
         ]
-        special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+        added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items()}
+        special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        #: Tokens that steer a conversation; ordinary words that somebody added to the vocabulary are none.
+        self.control_ids = frozenset(i for i, text in added.items() if i in special or "<" in text)
+        texts = {added[i] for i in self.control_ids if len(added[i]) > 1} | set(_MARKS)
         # Longest first, so that no token is left inside what another one was.
-        self._special = sorted({t for t in special if len(t) > 1} | set(_MARKS), key=len, reverse=True)
+        self._control_texts = sorted(texts, key=len, reverse=True)
 
     @classmethod
     def from_folder(cls, config: RexSeekConfig, folder: str | Path) -> RexSeekProcessor:
@@ -202,7 +154,7 @@ class RexSeekProcessor:
 
         Example: ``"the <obj3> man<|im_end|>"`` becomes ``"the < obj3> man< |im_end|>"``.
         """
-        for token in self._special:
+        for token in self._control_texts:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 

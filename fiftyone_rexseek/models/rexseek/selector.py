@@ -18,6 +18,7 @@ from torch import Tensor
 from fiftyone_rexseek.errors import CheckpointError, ConfigError, DataError, ReferringError
 from fiftyone_rexseek.referring import Outcome, Selection
 
+from ..images import open_image
 from .answers import PARSERS
 from .candidates import Candidates, choose_candidates
 from .confidence import WatchedTokens, answer_confidence
@@ -25,7 +26,7 @@ from .config import RexSeekConfig
 from .constrained import ConstrainedPolicy
 from .generation import Decoded, GreedyPolicy, decode, prefill
 from .modeling import RexSeekForSelection
-from .processing import RexSeekProcessor, load_image
+from .processing import RexSeekProcessor
 from .weights import load_model, read_generation_config, resolve_folder, save_model, write_generation_config
 
 logger = logging.getLogger(__name__)
@@ -286,7 +287,7 @@ class RexSeek:
             DataError: for an unreadable image, no boxes, boxes that are not finite, or more ``<objfeat>`` marks in
                 the question than there are boxes
         """
-        image = load_image(image)
+        image = open_image(image)
         boxes = self.processor.boxes(boxes_xyxy, image.size, self.reproduce)
         if not len(boxes) or not boxes.isfinite().all():
             raise DataError(
@@ -312,7 +313,7 @@ class RexSeek:
 
     def _load(self, image: Any) -> _Loaded:
         try:
-            image = load_image(image)
+            image = open_image(image)
         except ReferringError as e:
             return _Loaded(error=str(e))
         return _Loaded(image.size, self.processor.pixels(image))

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fiftyone_rexseek.errors import CheckpointError, DownloadError
+from fiftyone_rexseek.errors import CheckpointError
 
+from ..hub import local_folder
 from .config import RexSeekConfig, read_json
 from .modeling import RexSeekForSelection
 
@@ -25,7 +26,6 @@ LICENCE = "IDEA License 1.0 (non-commercial research only); its language model: 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 _FETCHED = ["*.json", "*.safetensors", "*.txt", "clip_vision/*.json", "tokenizer/*"]
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 # Buffers that some versions of transformers save; the model computes them.
 _COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
@@ -35,34 +35,19 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     """The local folder of a checkpoint: ``name`` itself, or a snapshot of that repository on the Hugging Face hub.
 
     Raises:
-        CheckpointError: when ``name`` is neither a folder nor of the form ``owner/repository``
-        DownloadError: when the repository cannot be fetched
+        CheckpointError: when ``name`` is a file
+        DownloadError: when it is neither a folder nor a repository that can be fetched
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists() or isinstance(name, Path) or not _HUB_ID.fullmatch(str(name)):
+    license = LICENCE if str(name).startswith("IDEA-Research/RexSeek") else None
+    folder = local_folder(name, revision=revision, license=license, option="name", allow_patterns=_FETCHED)
+    if not folder.is_dir():
         raise CheckpointError(
             "is not a checkpoint folder",
             where=name,
             expected="a folder with config.json and *.safetensors, or a hub repository such as " + HUB_ID_3B,
-            found="a file" if folder.exists() else "nothing",
+            found="a file",
         )
-    from huggingface_hub import snapshot_download
-
-    if str(name) == HUB_ID_3B:
-        logger.info("%s is under the %s", name, LICENCE)
-    try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=_FETCHED))
-    except Exception as e:  # hub, HTTP and socket errors share no base class; all mean "not fetched"
-        licence = f"; licence: {LICENCE}" if str(name).startswith("IDEA-Research/RexSeek") else ""
-        raise DownloadError(
-            f"the repository '{name}'{f' at {revision}' if revision else ''} could not be fetched"
-            f" from the Hugging Face hub, and there is no local folder of that name{licence}",
-            found=f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}",
-            advice="Check the name and the network, or download the repository elsewhere and give the path of the"
-            " folder that holds its config.json, *.safetensors and tokenizer files",
-        ) from e
+    return folder
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
