@@ -1,0 +1,98 @@
+"""Installing into FiftyOne and taking it out again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from fiftyone.core.config import locate_config
+
+from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.integration import setup
+from fiftyone_rexseek.integration.setup import Places
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Folders of the test's own: nothing here may come near a user's FiftyOne."""
+    return Places(
+        plugin=tmp_path / "plugins" / setup.PLUGIN_NAME,
+        models=tmp_path / "zoo" / "fiftyone_rexseek",
+        config=tmp_path / "home" / "config.json",
+        evaluation_config=tmp_path / "home" / "evaluation_config.json",
+    )
+
+
+def files(places):
+    """Text of the two config files; None where there is no file."""
+    return [p.read_text() if p.is_file() else None for p in (places.config, places.evaluation_config)]
+
+
+def test_fiftyones_environment_variables_are_honoured():
+    found = Places.of_fiftyone()
+    assert found.config == Path(os.environ["FIFTYONE_CONFIG_PATH"]) == Path(locate_config())
+    assert found.evaluation_config == Path(os.environ["FIFTYONE_EVALUATION_CONFIG_PATH"])
+    assert found.plugin == Path(os.environ["FIFTYONE_PLUGINS_DIR"]) / setup.PLUGIN_NAME
+    assert found.models.parent == Path(os.environ["FIFTYONE_MODEL_ZOO_DIR"])
+    home = Path.home() / ".fiftyone"
+    assert not any(p.is_relative_to(home) for p in (found.config, found.evaluation_config, found.receipt))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        (None, None),
+        ('{"do_not_track": true}', None),
+        ('{\n  "dataset_zoo_manifest_paths": []\n}', '{"detection_backends": {}}'),
+        ('{"dataset_zoo_manifest_paths": ["/theirs.json"]}', '{"detection_backends": {"mine": {"config_cls": "a.B"}}}'),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize("link", [True, False])
+def test_uninstall_leaves_the_files_as_they_were(places, before, link):
+    places.config.parent.mkdir()
+    for path, text in zip((places.config, places.evaluation_config), before):
+        if text is not None:
+            path.write_text(text)
+    setup.install(places, link=link)
+    assert all(setup.state(places).values())
+    once = files(places)
+    setup.install(places, link=link)
+    assert files(places) == once  # harmless when repeated
+    setup.uninstall(places)
+    assert files(places) == list(before)
+    assert not any(setup.state(places).values())
+    assert not places.receipt.exists() and not places.plugin.exists() and not places.models.exists()
+    assert setup.uninstall(places) == []
+
+
+def test_what_the_user_changed_in_the_meantime_stays(places):
+    setup.install(places)
+    config = json.loads(places.config.read_text())
+    config["dataset_zoo_manifest_paths"].append("/theirs.json")
+    config["default_batch_size"] = 3
+    places.config.write_text(json.dumps(config))
+    setup.uninstall(places)
+    assert json.loads(places.config.read_text()) == {
+        "dataset_zoo_manifest_paths": ["/theirs.json"],
+        "default_batch_size": 3,
+    }
+
+
+def test_a_foreign_plugin_of_the_same_name_is_not_touched(places):
+    places.plugin.mkdir(parents=True)
+    (places.plugin / "fiftyone.yml").write_text("name: other")
+    with pytest.raises(ConfigError, match="in the way"):
+        setup.install(places)
+    assert not places.config.exists()  # found before anything was written
+    setup.uninstall(places)
+    assert (places.plugin / "fiftyone.yml").read_text() == "name: other"
+
+
+@pytest.mark.parametrize("text", ["{broken", "[1, 2]"])
+def test_a_broken_config_is_named_and_left_alone(places, text):
+    places.config.parent.mkdir()
+    places.config.write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        setup.install(places)
+    assert places.config.read_text() == text and not places.plugin.exists()
