@@ -33,7 +33,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.utils.eval.detection import DetectionEvaluation, DetectionEvaluationConfig, DetectionResults
 
 from ..errors import ConfigError
-from . import documents
+from . import documents, statistics
 from .columns import Columns, label_list_path, read_columns
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Headline:
         value: the number; None or NaN values are left out
         lower_is_better: for the arrows of the comparison
         mean_of: suffix of the per-sample field whose mean the value is, if it is one; a subset's value is then computed
+        ratio_of: suffixes of the two per-sample fields of whose sums the value is the ratio, if it is one
     """
 
     key: str
@@ -66,6 +67,7 @@ class Headline:
     value: float | None
     lower_is_better: bool = False
     mean_of: str | None = None
+    ratio_of: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class MethodSpec:
         options: names and defaults of further options; they become arguments of the config
         segmentations: whether ``score`` needs masks: always, never, when the predictions are points ("points"), or a
             function of the options
-        value_fields: sample fields that ``score`` needs beside the usual ones
+        value_fields: sample fields that ``score`` needs; ``{pred}`` stands for the name of the prediction field
     """
 
     name: str
@@ -211,7 +213,7 @@ class ReferringEvaluation(DetectionEvaluation):
             self.config.pred_field,
             self.config.gt_field,
             candidates_field=self.config.candidates_field,
-            value_fields=self.spec.value_fields,
+            value_fields=[name.replace("{pred}", self.config.pred_field) for name in self.spec.value_fields],
             segmentations=self.spec.needs_segmentations(options, pred_path),
         )
         self._scored = self.spec.score(self._columns, options)
@@ -250,6 +252,7 @@ class ReferringEvaluation(DetectionEvaluation):
 
     def cleanup(self, samples, eval_key):
         fields = self._sample_fields(samples._dataset, eval_key)
+        statistics.forget(samples._dataset, eval_key)
         super().cleanup(samples, eval_key)
         samples._dataset.delete_sample_fields(fields, error_level=1)
         samples._delete_empty_sidebar_group(eval_key)
@@ -339,6 +342,9 @@ class ReferringResults(DetectionResults):
             for headline in self.headlines:
                 if headline["mean_of"]:
                     metrics[headline["key"]] = self.samples.mean(f"{self.key}_{headline['mean_of']}")
+                elif headline.get("ratio_of"):
+                    above, below = (self.samples.sum(f"{self.key}_{name}") for name in headline["ratio_of"])
+                    metrics[headline["key"]] = above / below if below else None
                 else:
                     metrics.pop(headline["key"], None)
         return metrics
@@ -386,6 +392,7 @@ def evaluate_referring(
         raise
     if eval_key is not None:
         run.save_run_results(samples, eval_key, results)
+        statistics.of_evaluation(samples, eval_key, run._columns, run._scored, results.headlines, results.summary)
         run.add_fields_to_sidebar_group(samples, eval_key, omit_fields=(pred_field, gt_field))
         samples._dataset.reload()
     return results

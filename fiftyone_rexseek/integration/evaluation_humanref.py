@@ -19,6 +19,7 @@ _FIELDS = {
     "score": (fo.FloatField, "Mean DensityF1; on rejection samples 1 if nothing was chosen, else 0"),
     "success": (fo.BooleanField, "Exactly the right objects at IoU 0.5, or rightly none"),
     "failure": (fo.StringField, "Why the answer is not right; 'exact' when it is"),
+    "rejection": (fo.FloatField, "1 if rightly nothing was chosen, 0 if something was; empty on samples with targets"),
     "recall": (fo.FloatField, "Recall at IoU 0.5; empty on rejection samples"),
     "precision": (fo.FloatField, "Precision at IoU 0.5; empty on rejection samples"),
     "f1": (fo.FloatField, "F1 at IoU 0.5; empty on rejection samples"),
@@ -45,6 +46,7 @@ def score(columns: Columns, options: Mapping[str, Any]) -> Scored:
         "score": np.where(rejection, scores.rejection_correct, scores.density_f1_mean),
         "success": success,
         "failure": causes,
+        "rejection": scores.rejection_correct,
         "recall": scores.recall_50,
         "precision": scores.precision_50,
         "f1": scores.f1_50,
@@ -100,7 +102,7 @@ def _headlines(summary: Mapping[str, Any]) -> list[Headline]:
         else:
             headlines.append(Headline(key, f"{label} (points)", overall[key], mean_of=key))
     rate = summary["rejection_correct"] / rejections if rejections else None
-    headlines.append(Headline("rejection_accuracy", "Rejection accuracy", rate))
+    headlines.append(Headline("rejection_accuracy", "Rejection accuracy", rate, mean_of="rejection"))
     missing = summary["missing"]
     headlines.append(Headline("missing", "Missing answers", missing["count"], lower_is_better=True))
     if missing["rejection_count"]:

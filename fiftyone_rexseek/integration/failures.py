@@ -1,0 +1,108 @@
+"""Failures in the App: a view and a colour per cause."""
+
+from __future__ import annotations
+
+import fiftyone as fo
+from fiftyone import ViewField as F
+
+from ..errors import ConfigError
+from ..metrics.failures import CAUSES
+from .results import Run, evaluated_view, get_run, overview
+
+#: What people read.
+CAUSE_LABELS = {
+    "exact": "exact",
+    "missed": "missed",
+    "extra": "extra",
+    "wrong_instance": "wrong instance",
+    "hallucinated": "hallucinated",
+    "wrongly_rejected": "wrongly rejected",
+    "loosely_localised": "loosely localised",
+    "no_proposal": "no proposal",
+    "unparsed": "unparsed",
+    "failed": "failed",
+}
+CAUSE_MEANINGS = {
+    "exact": "every target chosen and nothing else, or rightly nothing",
+    "missed": "some targets not chosen, nothing chosen instead",
+    "extra": "every target chosen, and more",
+    "wrong_instance": "something else was chosen instead of a target",
+    "hallucinated": "nobody matches, yet something was chosen",
+    "wrongly_rejected": "targets exist and nothing was chosen",
+    "loosely_localised": "every missed target is covered too loosely",
+    "no_proposal": "the missed targets are not among the candidates",
+    "unparsed": "the model's answer could not be read",
+    "failed": "no answer was obtained",
+}
+#: Green is right, warm colours are wrong answers, grey is no answer.
+CAUSE_COLORS = {
+    "exact": "#22C55E",
+    "missed": "#FACC15",
+    "extra": "#F97316",
+    "wrong_instance": "#EF4444",
+    "hallucinated": "#D946EF",
+    "wrongly_rejected": "#8B5CF6",
+    "loosely_localised": "#38BDF8",
+    "no_proposal": "#0EA5A4",
+    "unparsed": "#94A3B8",
+    "failed": "#64748B",
+}
+_OBJECT_COLORS = {"tp": "#22C55E", "fp": "#EF4444", "fn": "#FACC15"}
+
+
+def cause_view(dataset: fo.Dataset, run: Run | str, cause: str) -> fo.DatasetView:
+    """The samples that a run answered wrongly (or rightly: "exact") for one cause."""
+    run = get_run(dataset, run) if isinstance(run, str) else run
+    if cause not in CAUSES:
+        raise ConfigError("unknown cause", expected=", ".join(CAUSES), found=cause)
+    return evaluated_view(dataset, run).match(F(run.field("failure")) == cause)
+
+
+def unanswered_view(dataset: fo.Dataset, run: Run) -> fo.DatasetView:
+    """The samples on which nothing was predicted at all."""
+    return evaluated_view(dataset, run).match(F(run.field("failure")) == None)  # noqa: E711 - an expression
+
+
+def save_cause_views(dataset: fo.Dataset, run: Run | str) -> list[str]:
+    """Saves a view per cause that occurs, named ``<eval_key>: <cause>``, and drops those that no longer do.
+
+    Returns:
+        the names of the saved views
+    """
+    run = get_run(dataset, run) if isinstance(run, str) else run
+    counts = overview(dataset, run).causes
+    saved = set(dataset.list_saved_views())
+    names = []
+    for cause, label in CAUSE_LABELS.items():
+        name = f"{run.eval_key}: {label}"
+        if name in saved:
+            dataset.delete_saved_view(name)
+        if counts.get(cause):
+            view = cause_view(dataset, run, cause)
+            dataset.save_view(name, view, description=CAUSE_MEANINGS[cause].capitalize(), color=CAUSE_COLORS[cause])
+            names.append(name)
+    return names
+
+
+def color_by_cause(dataset: fo.Dataset, run: Run | str) -> None:
+    """Colours samples by the cause of their failure, and boxes by whether they are right; other colours stay.
+
+    The field is shown on the grid. Persisted as the dataset's colour scheme.
+    """
+    run = get_run(dataset, run) if isinstance(run, str) else run
+    field = run.field("failure")
+    scheme = dataset.app_config.color_scheme or fo.ColorScheme()
+    kept = [f for f in scheme.fields or () if f.get("path") not in (field, run.pred_field, run.gt_field)]
+    by_cause = [{"value": cause, "color": color} for cause, color in CAUSE_COLORS.items()]
+    by_match = [{"value": value, "color": color} for value, color in _OBJECT_COLORS.items()]
+    kept.append({"path": field, "colorByAttribute": "value", "valueColors": by_cause})
+    for path in (run.pred_field, run.gt_field):
+        before = next((f for f in scheme.fields or () if f.get("path") == path), {})
+        kept.append({**before, "path": path, "colorByAttribute": run.eval_key, "valueColors": by_match})
+    scheme.color_by = "value"
+    scheme.fields = kept
+    dataset.app_config.color_scheme = scheme
+    active = dataset.app_config.active_fields
+    if active is not None and active.paths is not None and not active.exclude:
+        active.paths = [*(p for p in active.paths if p != field), field]
+    dataset.save()

@@ -1,0 +1,237 @@
+"""What the Results panel shows, against the run's own report and against counting by hand."""
+
+import json
+from collections import Counter
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from evaluated import make_dataset
+from fiftyone import ViewField as F
+
+from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.integration import failures, results, statistics
+from fiftyone_rexseek.integration.evaluation import evaluate_referring
+from fiftyone_rexseek.metrics.significance import bootstrap_interval
+from fiftyone_rexseek.metrics.sweep import threshold_sweep
+
+
+@pytest.fixture(scope="module")
+def dataset(database):
+    dataset = make_dataset()
+    evaluate_referring(dataset, "poor", eval_key="second")
+    evaluate_referring(dataset, "good", eval_key="first")
+    yield dataset
+    dataset.delete()
+
+
+@pytest.fixture
+def run(dataset):
+    return results.get_run(dataset, "first")
+
+
+def values(dataset, suffix):
+    return np.array([np.nan if v is None else v for v in dataset.values(f"first_{suffix}")], dtype=float)
+
+
+class TestRuns:
+    def test_latest_first_and_only_ours(self, dataset):
+        assert [r.eval_key for r in results.list_runs(dataset)] == ["first", "second"]
+        dataset.evaluate_detections("good", eval_key="coco", progress=False)
+        assert [r.eval_key for r in results.list_runs(dataset)] == ["first", "second"]
+        with pytest.raises(ConfigError, match="no referring evaluation 'coco'"):
+            results.get_run(dataset, "coco")
+        dataset.delete_evaluation("coco")
+
+    def test_unknown_run_names_those_there_are(self, dataset):
+        with pytest.raises(ConfigError, match="first"):
+            results.get_run(dataset, "none")
+
+    def test_facts(self, run):
+        assert (run.method, run.protocol, run.pred_field, run.gt_field) == ("humanref", "official", "good", "ground_truth")
+        assert run.field("score") == "first_score"
+        with pytest.raises(ConfigError, match="no field 'nonsense'"):
+            run.field("nonsense")
+
+
+class TestOverview:
+    def test_groups_are_the_reports(self, dataset, run):
+        seen = results.overview(dataset, run)
+        summary = dataset.load_evaluation_results("first").report()
+        assert seen.num_samples == len(dataset)
+        by_domain = {g.name: g for g in seen.domains}
+        for name, means in summary["domain"].items():
+            assert by_domain[name].score == pytest.approx(means["density_f1_mean"])
+            assert by_domain[name].count == means["count"]
+        rejection = by_domain["rejection"]
+        assert rejection.score == pytest.approx(summary["rejection_correct"] / summary["rejection_count"])
+        by_targets = {g.name: g.count for g in seen.targets}
+        assert by_targets == Counter(statistics.target_group(n) for n in dataset.values("num_targets"))
+
+    def test_causes_and_distribution(self, dataset, run):
+        seen = results.overview(dataset, run)
+        found = Counter(dataset.values("first_failure"))
+        assert seen.unanswered == found.pop(None)
+        assert dict(seen.causes) == found
+        assert sum(seen.histogram) == len(dataset)
+        assert {"exact", "unparsed", "failed"} <= set(seen.causes)
+
+    def test_every_bar_opens_as_many_samples_as_it_says(self, dataset, run):
+        seen = results.overview(dataset, run)
+        for group in seen.domains:
+            view = results.domain_view(dataset, run, group.name)
+            assert len(view) == group.count
+            assert view.mean("first_score") == pytest.approx(group.score)
+        for group in seen.targets:
+            assert len(results.targets_view(dataset, run, group.name)) == group.count
+        for i, count in enumerate(seen.histogram):
+            assert len(results.score_view(dataset, run, i)) == count
+        for cause, count in seen.causes.items():
+            assert len(failures.cause_view(dataset, run, cause)) == count
+        assert len(failures.unanswered_view(dataset, run)) == seen.unanswered
+
+    def test_scores_on_the_edges_of_bins(self, database):
+        dataset = make_dataset(48, per_image=1)
+        evaluate_referring(dataset, "good", eval_key="first")
+        edges = np.linspace(0, 1, 21)
+        odd = [*edges, *np.nextafter(edges, 0)[1:], 0.15, 0.35, 0.7, 0.3]
+        dataset.set_values("first_score", [*map(float, odd), *[None] * (48 - len(odd))])
+        run = results.get_run(dataset, "first")
+        counts = results.overview(dataset, run).histogram
+        assert sum(counts) == len(odd)
+        assert [len(results.score_view(dataset, run, i)) for i in range(results.NUM_BINS)] == list(counts)
+        dataset.delete()
+
+    def test_run_on_a_view_counts_only_it(self, database):
+        dataset = make_dataset(40)
+        evaluate_referring(dataset.match(F("domain") == "position"), "good", eval_key="part")
+        run = results.get_run(dataset, "part")
+        seen = results.overview(dataset, run)
+        assert [g.name for g in seen.domains] == ["position"]
+        assert seen.num_samples == len(results.evaluated_view(dataset, run)) == dataset.count_values("domain")["position"]
+        assert len(results.worst_view(dataset, run)) == seen.num_samples
+        dataset.delete()
+
+    def test_bad_requests(self, dataset, run):
+        for bad in (lambda: results.targets_view(dataset, run, "4"), lambda: results.score_view(dataset, run, 20)):
+            with pytest.raises(ConfigError):
+                bad()
+        with pytest.raises(ConfigError, match="unknown cause"):
+            failures.cause_view(dataset, run, "bad luck")
+
+
+class TestStatistics:
+    def test_kept_by_the_evaluation_and_bounded(self, dataset, run):
+        kept = statistics.load(dataset, "first")
+        assert kept["num_samples"] == len(dataset)
+        assert kept["num_images"] == len(dataset.distinct("image_id"))
+        assert len(json.dumps(kept)) < 30_000
+
+    def test_computed_for_a_run_without(self, dataset, run):
+        kept = statistics.load(dataset, "first")
+        statistics.forget(dataset, "first")
+        assert results.get_statistics(dataset, run, compute=False) is None
+        again = results.get_statistics(dataset, run)
+        assert again == kept
+        assert statistics.load(dataset, "first") == kept
+
+    def test_headlines_are_the_runs_with_clustered_intervals(self, dataset, run):
+        rows = {r.key: r for r in results.headline_rows(results.get_statistics(dataset, run))}
+        stored = {h["key"]: h["value"] for h in dataset.load_evaluation_results("first").headlines}
+        assert rows and all(row.value == stored[key] for key, row in rows.items())
+        row = rows["density_f1_mean"]
+        alone = bootstrap_interval(values(dataset, "density_f1_mean"), dataset.values("image_id"))
+        assert row.value == pytest.approx(alone.value)
+        assert (row.low, row.high) == pytest.approx((alone.low, alone.high), abs=0.02)
+        assert row.low < row.value < row.high
+        assert 0 <= rows["rejection_accuracy"].low <= rows["rejection_accuracy"].high <= 1
+        assert list(row.baselines)[:2] == ["all candidates", "none"] and len(row.baselines) == 3
+        assert rows["missing"].is_count and rows["missing"].value == 3 and rows["missing"].low is None
+
+    def test_baselines_are_named_like_the_headlines(self, dataset, run):
+        rows = results.headline_rows(results.get_statistics(dataset, run))
+        compared = [r for r in rows if r.key in ("density_f1_mean", "recall_50", "rejection_accuracy")]
+        assert len(compared) == 3
+        assert all(v is not None for r in compared for v in r.baselines.values())
+
+    def test_group_intervals_hold_the_groups_means(self, dataset, run):
+        kept = results.get_statistics(dataset, run)
+        for kind, groups in (("domain", results.overview(dataset, run).domains), ("targets", results.overview(dataset, run).targets)):
+            for group in groups:
+                interval = kept["intervals"][f"{kind}={group.name}"]
+                assert interval["value"] == pytest.approx(group.score)
+                assert interval["num_samples"] == group.count
+
+    def test_sweep_and_ceiling(self, dataset, run):
+        kept = results.get_statistics(dataset, run)
+        size = np.array([640, 480, 640, 480])
+        corners = lambda rows: [[np.array([x, y, x + w, y + h]) * size for x, y, w, h in r or ()] for r in rows]  # noqa: E731
+        gt, pred = dataset.values(["ground_truth.detections.bounding_box", "good.detections.bounding_box"])
+        confidences = [c or [] for c in dataset.values("good.detections.confidence")]
+        sweep = threshold_sweep(corners(gt), corners(pred), confidences)
+        assert kept["sweep"]["score"] == pytest.approx(sweep.score.tolist())
+        assert kept["sweep"]["best"] == sweep.best > 0  # low confidences are often wrong
+        ninth = sum(round(b[0] * 10) == 9 for r in gt for b in r or ())
+        assert kept["ceiling"]["num_found"] == kept["ceiling"]["num_targets"] - ninth
+
+    def test_no_sweep_without_confidences(self, database):
+        dataset = make_dataset(24)
+        dataset.set_values("good.detections.confidence", [None if v is None else [None] * len(v) for v in dataset.values("good.detections.id")])
+        evaluate_referring(dataset, "good", eval_key="plain")
+        assert statistics.load(dataset, "plain")["sweep"] is None
+        dataset.delete()
+
+    def test_follows_renaming_and_goes_with_the_run(self, database):
+        dataset = make_dataset(24)
+        evaluate_referring(dataset, "good", eval_key="one")
+        kept, key = statistics.load(dataset, "one"), statistics.run_id(dataset, "one")
+        dataset.rename_evaluation("one", "two")
+        assert statistics.load(dataset, "two") == kept
+        dataset.delete_evaluation("two")
+        assert statistics.store(dataset).get(key) is None
+        dataset.delete()
+
+    def test_without_image_ids_files_are_the_clusters(self, database):
+        dataset = make_dataset(24)
+        dataset.delete_sample_field("image_id")
+        evaluate_referring(dataset, "good", eval_key="one")
+        assert statistics.load(dataset, "one")["num_images"] == 8
+        dataset.delete()
+
+
+class TestFailureViews:
+    def test_one_view_per_cause_replaced_when_made_again(self, database):
+        dataset = make_dataset(48)
+        evaluate_referring(dataset, "good", eval_key="k")
+        names = failures.save_cause_views(dataset, "k")
+        counts = Counter(c for c in dataset.values("k_failure") if c)
+        assert names == [f"k: {failures.CAUSE_LABELS[c]}" for c in failures.CAUSE_LABELS if counts[c]]
+        for cause, count in counts.items():
+            assert len(dataset.load_saved_view(f"k: {failures.CAUSE_LABELS[cause]}")) == count
+        dataset.set_values("k_failure", ["exact"] * len(dataset))
+        assert failures.save_cause_views(dataset, "k") == ["k: exact"]
+        assert dataset.list_saved_views() == ["k: exact"]
+        dataset.delete()
+
+    def test_colours(self, database):
+        dataset = make_dataset(24)
+        evaluate_referring(dataset, "good", eval_key="k")
+        dataset.app_config.color_scheme = fo.ColorScheme(
+            color_by="field", fields=[{"path": "candidates", "fieldColor": "#94A3B8"}, {"path": "good", "fieldColor": "#111111"}]
+        )
+        for _ in range(2):  # twice is the same as once
+            failures.color_by_cause(dataset, "k")
+            dataset.reload()
+            fields = {f["path"]: f for f in dataset.app_config.color_scheme.fields}
+            assert len(fields) == len(dataset.app_config.color_scheme.fields) == 4
+            assert {v["value"] for v in fields["k_failure"]["valueColors"]} == set(failures.CAUSE_COLORS)
+            assert fields["candidates"] == {"path": "candidates", "fieldColor": "#94A3B8"}
+            assert fields["good"]["colorByAttribute"] == "k" and fields["good"]["fieldColor"] == "#111111"
+        dataset.delete()
+
+    def test_every_cause_has_words_and_a_colour(self):
+        from fiftyone_rexseek.metrics.failures import CAUSES
+
+        for table in (failures.CAUSE_LABELS, failures.CAUSE_COLORS, failures.CAUSE_MEANINGS):
+            assert tuple(table) == CAUSES
+        assert len(set(failures.CAUSE_COLORS.values())) == len(CAUSES)
