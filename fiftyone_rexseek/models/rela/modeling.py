@@ -53,16 +53,17 @@ class ReLANetwork(nn.Module):
         self.text_encoder = build_text_encoder(config)
         self.backbone = SwinWithLanguage(config) if config.backbone == "swin" else ResNet50(config)
         self.sem_seg_head = SegmentationHead(config)
-        # Not stored in checkpoints.
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
 
     def normalize(self, images: list[Tensor] | Tensor) -> Tensor:
         """RGB images 0..255, (3, H, W) each, to one batch (B, 3, H', W').
 
         Zero-padded right and bottom, after normalisation, to the largest size and a multiple of 32.
         """
-        normed = [(image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std for image in images]
+        weight = self.sem_seg_head.predictor.query_feat.weight
+        # No buffers: casting the network to half precision would round the constants too.
+        mean = torch.tensor(PIXEL_MEAN, device=weight.device).view(3, 1, 1)
+        std = torch.tensor(PIXEL_STD, device=weight.device).view(3, 1, 1)
+        normed = [((image.to(weight.device).float() - mean) / std).to(weight.dtype) for image in images]
         height = max(image.shape[-2] for image in normed)
         width = max(image.shape[-1] for image in normed)
         height, width = height + -height % SIZE_DIVISOR, width + -width % SIZE_DIVISOR
