@@ -13,6 +13,14 @@ def detections_fields(samples: fo.core.collections.SampleCollection) -> list[str
     return list(schema)
 
 
+def prediction_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
+    """Detections fields that may hold predictions: those with a ``<field>_outcome`` first, then those of no known role."""
+    fields = detections_fields(samples)
+    answered = [f for f in fields if samples.has_sample_field(f"{f}_outcome")]
+    known = {"ground_truth", "candidates", *answered}
+    return answered + [f for f in fields if f not in known and not f.endswith(("_source", "_candidates"))]
+
+
 def require_detections(samples: fo.core.collections.SampleCollection, field: str) -> None:
     """Raises :class:`ConfigError` unless ``field`` exists and holds Detections; names the fields that do."""
     ftype = samples.get_field(field)

@@ -1,0 +1,160 @@
+"""Operators that Python code can call, and one way to run long work for a browser, a queue or a script.
+
+FiftyOne drops what a generator operator returns when nobody listens to it: in a delegated run and in Python. So
+:func:`perform` streams progress only to the App, and gives everybody else the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators import types
+from fiftyone.operators.executor import ExecutionContext, _parse_ctx
+
+from fiftyone_rexseek.errors import ReferringError
+
+from .base import progress_callback, run
+
+#: What a work function gets to report its progress, and the result it makes for ``resolve_output``.
+Work = Callable[[Any], dict[str, Any]]
+
+
+class CallableOperator(foo.Operator):
+    """An operator that is also a function of samples::
+
+        op = foo.get_operator("@fiftyone-rexseek/rexseek/most_uncertain")
+        op(dataset, pred_field="rexseek", limit=50)            # what the form would do
+        op(dataset, delegate=True, pred_field="rexseek")       # queued for "fiftyone delegated launch"
+    """
+
+    def __call__(
+        self,
+        samples: fo.core.collections.SampleCollection,
+        *,
+        delegate: bool = False,
+        selected_labels: list[dict] | None = None,
+        **params: Any,
+    ) -> dict[str, Any] | None:
+        """Executes the operator on a dataset or view; also within a notebook's event loop.
+
+        Args:
+            samples: what the form calls the target
+            delegate: queue it instead
+            selected_labels: as ``session.selected_labels``; only these labels are worked on
+            **params: the form's fields; those left out have the form's defaults
+
+        Returns:
+            the operator's result; when delegated, the queued operation with its ``id``
+
+        Raises:
+            fiftyone.operators.executor.ExecutionError: a parameter is wrong, or the work failed; the message says why
+        """
+        ctx: dict[str, Any] = {"view": samples.view(), "request_delegation": delegate}
+        if selected_labels:
+            ctx["selected_labels"] = selected_labels
+            params.setdefault("view_target", "SELECTED_LABELS")
+        ctx["params"] = self._with_defaults(ctx, params)
+        with ThreadPoolExecutor(1) as pool:
+            # in a thread there is no running event loop, so the call waits for its result in a notebook as well
+            return pool.submit(foo.execute_operator, self.uri, ctx=ctx).result().result
+
+    def _with_defaults(self, ctx: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        """What a browser does: the form's defaults for what was left out; they may bring further fields."""
+        while True:
+            request = _parse_ctx(ctx={**ctx, "params": params})
+            form = self.resolve_input(ExecutionContext(request, operator_uri=self.uri))
+            fields = form.type.properties if form is not None else {}
+            missing = {
+                name: prop.default
+                for name, prop in fields.items()
+                if prop.default is not None and name not in params and name != "view_target"
+            }
+            if not missing:
+                return params
+            params = {**params, **missing}
+
+
+def from_app(ctx) -> bool:
+    """Whether a browser waits for the operator's messages."""
+    return not ctx.delegated and "operator_uri" in ctx.request_params
+
+
+def perform(ctx, operator: foo.Operator, label: str, work: Work, then: Callable[[dict], Iterator[Any]] | None = None):
+    """What a long operator's ``execute`` returns: messages for the App, or the result for everybody else.
+
+    Args:
+        ctx: of the operator
+        operator: its ``resolve_output`` shows the result
+        label: of the progress bar
+        work: called with a value for FiftyOne's ``progress=``; returns the result
+        then: instructions for the App that follow the work, such as :func:`operators.base.reload`
+    """
+    if from_app(ctx):
+        return _stream(ctx, operator, label, work, then)
+    if ctx.delegated:
+        return work(progress_callback(lambda fraction, text: ctx.set_progress(fraction, label=f"{label}: {text}")))
+    return work(None)
+
+
+def _stream(ctx, operator, label, work, then) -> Iterator[Any]:
+    result = None
+    try:
+        for event in run(ctx, label, work):
+            if isinstance(event, dict):
+                result = event
+            else:
+                yield event
+    except ReferringError as e:
+        # the answer has begun, so the App can no longer be given an error of the request
+        yield ctx.ops.notify(str(e), variant="error")
+        return
+    if result is None:
+        return
+    if then is not None:
+        yield from then(result)
+    ctx.request_params["results"] = result
+    outputs = operator.resolve_output(ctx)
+    if outputs is not None:
+        yield ctx.ops.show_output(outputs=outputs.to_json(), results=result)
+
+
+def summary_output(ctx, label: str, *fields: tuple[str, str]) -> types.Property:
+    """An output with a summary text and further numbers, ``(name, label)``, of which absent ones are left out."""
+    outputs = types.Object()
+    outputs.str("summary", label="Summary", view=types.MarkdownView(read_only=True))
+    for name, text in fields:
+        if ctx.results.get(name) is not None:
+            outputs.str(name, label=text, view=types.LabelValueView(read_only=True))
+    return types.Property(outputs, view=types.View(label=label))
+
+
+def plural(count: int, noun: str = "sample") -> str:
+    """A count in words.
+
+    Example::
+
+        >>> plural(1), plural(1200, "picture")
+        ('1 sample', '1,200 pictures')
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def count_notice(inputs: types.Object, count: int, what: str, empty: str = "No samples: choose another target") -> None:
+    """Says in the form how many samples are concerned; a form that concerns none cannot be executed."""
+    if count:
+        inputs.view("note", types.Notice(label=f"{plural(count)} {what}"))
+        return
+    prop = inputs.view("note", types.Warning(label=empty))
+    prop.invalid, prop.error_message = True, empty
+
+
+def dropdown(names, descriptions: dict[str, str] | None = None, **options: Any) -> types.DropdownView:
+    """A choice among names."""
+    view = types.DropdownView(**options)
+    for name in names:
+        view.add_choice(name, label=name, description=(descriptions or {}).get(name))
+    return view
