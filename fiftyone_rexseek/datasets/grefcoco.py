@@ -194,6 +194,9 @@ def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | N
             }
         for target in (*example.candidates, *example.targets):
             if target.object_id in annotations:
+                # an object may have come up as a mere candidate, without its mask
+                if target.segmentation is not None:
+                    annotations[target.object_id].setdefault("segmentation", target.segmentation)
                 continue
             known = index.annotations.get(target.object_id)
             box = coco_bbox(target.box_xyxy)

@@ -1,0 +1,437 @@
+"""gRefCOCO and the RefCOCO family as FiftyOne datasets: importer, exporter, dataset types, zoo datasets."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.types as fot
+
+from ..datasets import grefcoco, refcoco
+from ..datasets.coco import InstancesIndex
+from ..datasets.refs import SPLITS
+from ..errors import ConfigError, DataError, DownloadError, MissingDependencyError
+from ..referring import ReferringExample, Target
+from .dataset_types import POINTER, ExamplesExporter, ExamplesImporter, source_of
+from .zoo_datasets import SourceDirDataset
+
+logger = logging.getLogger(__name__)
+
+#: Where ``dataset.info`` keeps what the files say beyond expressions, by source.
+INFO_KEY = "grefcoco"
+_IMAGE_FOLDERS = (
+    "images/train2014", "train2014", "images", "images/mscoco/images/train2014", "../images/train2014",
+    "../images/mscoco/images/train2014", "../train2014", "../images", "data",
+)  # fmt: skip
+#: Ids of annotations that are new, far above COCO's own.
+_FIRST_NEW_ID = 10_000_000_000
+
+
+class GRefCOCODatasetImporter(ExamplesImporter):
+    """gRefCOCO: ``grefs(unc).json`` and ``instances.json``, with COCO's train2014 images.
+
+    Args:
+        instances_path: the instances, by default beside the refs
+        splits: only these of train, val, testA, testB; all by default
+        others: see :class:`~.dataset_types.ExamplesImporter`. ``labels_path`` is the refs file, by default
+            ``grefs(unc).json`` in the folder or its ``grefcoco/``; ``data_path`` the images, by default the first of
+            ``images/train2014``, ``train2014``, ``images`` ... that exists there
+
+    Attributes:
+        counts: what was found, after importing
+        differences: how that differs from what the authors published, ``{name: (published, found)}``
+    """
+
+    source = "grefcoco"
+    default_data = _IMAGE_FOLDERS
+    default_labels = "grefs(unc).json"
+
+    # every argument is spelled out: the zoo passes on only those that the signature names
+    def __init__(
+        self,
+        dataset_dir=None,
+        data_path=None,
+        labels_path=None,
+        strict=False,
+        max_samples=None,
+        mask_storage="database",
+        include_all_data=False,
+        shuffle=False,
+        seed=None,
+        instances_path=None,
+        splits: Sequence[str] | str | None = None,
+    ):
+        super().__init__(
+            dataset_dir, data_path, labels_path, strict, max_samples, mask_storage, include_all_data, shuffle, seed
+        )
+        self.instances_path = instances_path
+        self.splits = [splits] if isinstance(splits, str) else splits
+        if self.splits is None and dataset_dir is not None:
+            split = zoo_split(Path(dataset_dir))
+            self.splits = None if split is None else [split]
+        self.counts: grefcoco.Counts | None = None
+        self.differences: dict[str, tuple[int, int]] = {}
+        self._reader = None
+
+    def labels(self):
+        if self.labels_path is not None:
+            return self._below(self.labels_path)
+        return grefcoco.find_file(self._below("."), self._names(), (self.source,))
+
+    def _names(self) -> Sequence[str]:
+        return grefcoco.REFS_NAMES
+
+    def _published(self) -> grefcoco.Counts:
+        return grefcoco.PUBLISHED
+
+    def instances(self) -> Path:
+        """Path of the instances."""
+        if self.instances_path is not None:
+            return self._below(self.instances_path)
+        return self.labels().parent / grefcoco.INSTANCES_NAME
+
+    def examples(self, log):
+        labels = self.labels()
+        self._reader = grefcoco.open_reader(labels, self.instances(), (), (), self.splits, log, None)
+        self._counter = grefcoco.Counter()
+        return self._counter.watch(self._reader)
+
+    def total(self):
+        return None
+
+    def info(self):
+        return {"labels_path": str(self.labels()), "instances_path": str(self.instances())}
+
+    def import_samples(self, dataset, tags=None, progress=None):
+        ids = super().import_samples(dataset, tags=tags, progress=progress)
+        self.counts = self._counter.counts
+        complete = self.splits is None and self.max_samples is None
+        if complete:
+            self.differences = self._published().differences(self.counts)
+        found = ", ".join(f"{k} {v}" for k, v in asdict(self.counts).items())
+        logger.info("%s has: %s", self.source, found)
+        for name, (published, counted) in self.differences.items():
+            logger.warning("%s: %d %s were published, %d found", self.source, published, name.replace("_", " "), counted)
+        entry = dict(dataset.info.get(INFO_KEY, {}))
+        entry[self.source] = {
+            "counts": asdict(self.counts),
+            "differences_from_published": {k: list(v) for k, v in self.differences.items()},
+            "header": {k: v for k, v in self._reader.index.header.items() if k != "licenses"},
+            "refs_without_sentences": [[position, dict(ref)] for position, ref in self._reader.without_sentences],
+        }
+        dataset.info[INFO_KEY] = entry
+        dataset.save()
+        self._reader = None  # the index is large
+        return ids
+
+
+class RefCOCODatasetImporter(GRefCOCODatasetImporter):
+    """RefCOCO: ``refs(unc).p`` (plain containers only) or its JSON version; arguments as for gRefCOCO, and:
+
+    Args:
+        partition: unc; for RefCOCOg umd (the default) or google
+    """
+
+    source = "refcoco"
+
+    def __init__(
+        self,
+        dataset_dir=None,
+        data_path=None,
+        labels_path=None,
+        strict=False,
+        max_samples=None,
+        mask_storage="database",
+        include_all_data=False,
+        shuffle=False,
+        seed=None,
+        instances_path=None,
+        splits: Sequence[str] | str | None = None,
+        partition: str | None = None,
+    ):
+        super().__init__(
+            dataset_dir, data_path, labels_path, strict, max_samples, mask_storage, include_all_data, shuffle, seed,
+            instances_path, splits,
+        )  # fmt: skip
+        self.family, self.partition = refcoco.family(self.source, partition)
+
+    def _names(self):
+        return (f"refs({self.partition}).json", f"refs({self.partition}).p")
+
+    def _published(self):
+        return self.family.published[self.partition]
+
+
+class RefCOCOPlusDatasetImporter(RefCOCODatasetImporter):
+    """RefCOCO+; see :class:`RefCOCODatasetImporter`."""
+
+    source = "refcoco+"
+
+
+class RefCOCOgDatasetImporter(RefCOCODatasetImporter):
+    """RefCOCOg; see :class:`RefCOCODatasetImporter`."""
+
+    source = "refcocog"
+
+
+class GRefCOCODatasetExporter(ExamplesExporter):
+    """Writes ``grefs(unc).json`` and ``instances.json`` beside ``images/``.
+
+    Samples that came from such files give back the refs they came from, ids, sentences, tokens and segmentations
+    included. The instances are the objects of the exported images; those that no expression refers to come without
+    segmentation, which the dataset does not keep. Objects without an id get new ones.
+    """
+
+    default_labels = "grefs(unc).json"
+
+    def export_samples(self, sample_collection, progress=None):
+        info = sample_collection._dataset.info.get(INFO_KEY, {})
+        header: dict[str, Any] = {}
+        self._without_sentences: list[tuple[int, dict]] = []
+        for entry in info.values():
+            header = header or entry.get("header") or {}
+        if isinstance(sample_collection, fo.Dataset) and len(info) == 1:
+            # a view need not hold the refs that had nothing to say
+            [entry] = info.values()
+            self._without_sentences = [(p, ref) for p, ref in entry.get("refs_without_sentences", ())]
+        categories = {c["id"]: c["name"] for c in header.get("categories", ()) if "id" in c and "name" in c}
+        self._index = InstancesIndex(categories=categories, header=dict(header))
+        super().export_samples(sample_collection, progress=progress)
+
+    def write(self, examples):
+        numbered = _Numbered()
+        return grefcoco.write_grefcoco(
+            self.labels_path,
+            self.labels_path.parent / grefcoco.INSTANCES_NAME,
+            map(numbered, examples),
+            index=self._index,
+            without_sentences=self._without_sentences,
+        )
+
+
+class _Numbered:
+    """Gives ids to objects without one; the same box in the same image is the same object."""
+
+    def __init__(self):
+        self._ids: dict[tuple, int] = {}
+
+    def __call__(self, example: ReferringExample) -> ReferringExample:
+        labels = (*example.targets, *example.candidates)
+        if all(t.object_id is not None for t in labels):
+            return example
+        known = {t.box_xyxy: t.object_id for t in labels if t.object_id is not None}
+
+        def number(target: Target) -> Target:
+            if target.object_id is not None:
+                return target
+            key = (example.image_id, target.box_xyxy)
+            if target.box_xyxy not in known:
+                known[target.box_xyxy] = self._ids.setdefault(key, _FIRST_NEW_ID + len(self._ids))
+            return replace(target, object_id=known[target.box_xyxy])
+
+        return replace(
+            example, targets=tuple(map(number, example.targets)), candidates=tuple(map(number, example.candidates))
+        )
+
+
+class GRefCOCODataset(fot.Dataset):
+    """gRefCOCO's format: ``grefs(unc).json`` and ``instances.json``, with COCO's train2014 images.
+
+    Example::
+
+        dataset = fo.Dataset.from_dir("/data/grefcoco", dataset_type=fiftyone_rexseek.types.GRefCOCODataset,
+                                      data_path="/data/coco/train2014", splits=["val"])
+        dataset.export("/data/copy", dataset_type=fiftyone_rexseek.types.GRefCOCODataset)
+    """
+
+    def get_dataset_importer_cls(self):
+        return GRefCOCODatasetImporter
+
+    def get_dataset_exporter_cls(self):
+        return GRefCOCODatasetExporter
+
+
+class RefCOCODataset(GRefCOCODataset):
+    """RefCOCO's format: ``refs(unc).p`` or ``.json``, and ``instances.json``; exported as gRefCOCO is."""
+
+    def get_dataset_importer_cls(self):
+        return RefCOCODatasetImporter
+
+
+class RefCOCOPlusDataset(GRefCOCODataset):
+    """RefCOCO+'s format; see :class:`RefCOCODataset`."""
+
+    def get_dataset_importer_cls(self):
+        return RefCOCOPlusDatasetImporter
+
+
+class RefCOCOgDataset(GRefCOCODataset):
+    """RefCOCOg's format (``refs(umd).p`` or ``refs(google).p``); see :class:`RefCOCODataset`."""
+
+    def get_dataset_importer_cls(self):
+        return RefCOCOgDatasetImporter
+
+
+def zoo_split(folder: Path) -> str | None:
+    """The split that a zoo folder stands for, when it is one of ours."""
+    pointer = folder / POINTER
+    return json.loads(pointer.read_text()).get("split") if pointer.is_file() else None
+
+
+class GRefCOCOZooDataset(SourceDirDataset):
+    """gRefCOCO (GREx): 259,859 expressions with no, one or several targets, on 19,994 COCO train2014 images.
+
+    Comes from ``source_dir=``, a folder with ``grefs(unc).json`` and ``instances.json`` (or with ``grefcoco/``) and the
+    images (``images/train2014``, ``train2014`` ...; elsewhere with ``data_path=``). Without it, the annotations are fetched
+    from the Hugging Face hub (FudanCVL/gRefCOCO) and the images are those of FiftyOne's own ``coco-2014`` train split.
+
+    Args:
+        source_dir: use the files there, in place
+
+    Importer options: ``data_path=``, ``max_samples=``, ``strict=``, ``mask_storage=``.
+    """
+
+    repository: str | None = "FudanCVL/gRefCOCO"
+    source = "grefcoco"
+
+    @property
+    def name(self):
+        return self.source
+
+    @property
+    def license(self):
+        return "annotations: see the authors' pages; images: Flickr terms of COCO"
+
+    @property
+    def tags(self):
+        return ("image", "detection", "segmentation", "referring-expression")
+
+    @property
+    def supported_splits(self):
+        return ("train", "val", "testA", "testB")
+
+    def _dataset_type(self) -> fot.Dataset:
+        return GRefCOCODataset()
+
+    def _importer(self, folder: Path) -> GRefCOCODatasetImporter:
+        return self._dataset_type().get_dataset_importer_cls()(dataset_dir=str(folder))
+
+    def _download_and_prepare(self, dataset_dir, scratch_dir, split):
+        if self.source_dir is None:
+            self.source_dir = fetch(self.source, self.repository, Path(dataset_dir).parent / "files")
+        self.point_to_source(dataset_dir, f"a folder with {self.source}'s refs and instances.json")
+        pointer = Path(dataset_dir) / POINTER
+        pointer.write_text(json.dumps({"source_dir": str(self.source_dir), "split": split}))
+        importer = self._importer(Path(dataset_dir))
+        refs = grefcoco.load_refs(importer.labels())
+        count = sum(len(r.get("sentences") or ()) for r in refs if isinstance(r, dict) and r.get("split") == split)
+        if not count:
+            raise DataError("no expression of this split", where=source_of(Path(dataset_dir)), expected=split)
+        return self._dataset_type(), count, None
+
+
+class RefCOCOZooDataset(GRefCOCOZooDataset):
+    """RefCOCO (UNC): 142,210 expressions for 50,000 objects on 19,994 COCO train2014 images, one target each.
+
+    The authors' server no longer answers, so ``source_dir=`` is needed: a folder with ``refs(unc).p`` (or ``.json``) and
+    ``instances.json``, or with ``refcoco/``, and the images (elsewhere with ``data_path=``).
+
+    Args:
+        source_dir: use the files there, in place
+    """
+
+    repository = None
+    source = "refcoco"
+
+    def _dataset_type(self):
+        return RefCOCODataset()
+
+
+class RefCOCOPlusZooDataset(RefCOCOZooDataset):
+    """RefCOCO+ (UNC): 141,564 expressions without words of place, for 49,856 objects; see ``refcoco``.
+
+    Args:
+        source_dir: use the files there, in place
+    """
+
+    source = "refcoco+"
+
+    def _dataset_type(self):
+        return RefCOCOPlusDataset()
+
+
+class RefCOCOgZooDataset(RefCOCOZooDataset):
+    """RefCOCOg (UMD partition): 95,010 long expressions for 49,822 objects on 25,799 images; see ``refcoco``.
+
+    Args:
+        source_dir: use the files there, in place
+    """
+
+    source = "refcocog"
+
+    @property
+    def supported_splits(self):
+        return ("train", "val", "test")
+
+    def _dataset_type(self):
+        return RefCOCOgDataset()
+
+
+def fetch(source: str, repository: str | None, folder: Path) -> Path:
+    """Downloads annotations from the hub and finds COCO's images; returns a folder that has both.
+
+    Raises:
+        DownloadError: nothing is published at a place that can be fetched from, or it cannot be reached
+    """
+    advice = (
+        f"Get the files another way and pass source_dir=<folder with {source}'s refs and instances.json> and, where the "
+        "images are elsewhere, data_path=<COCO train2014 folder>."
+    )
+    if repository is None:
+        raise DownloadError(f"{source} is not published at an address that still answers", advice=advice)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as e:
+        raise MissingDependencyError("downloads need huggingface_hub", advice="pip install huggingface_hub") from e
+    try:
+        snapshot_download(repository, repo_type="dataset", local_dir=folder, allow_patterns=["*.json", "*.p"])
+    except (OSError, ValueError) as e:  # the hub's own errors are both
+        raise DownloadError(f"{repository!r} could not be fetched ({type(e).__name__})", advice=advice) from e
+    except Exception as e:
+        # whichever HTTP library the hub client uses: its errors are no OSErrors in every version
+        if type(e).__module__.split(".")[0] not in ("httpx", "httpcore", "requests", "urllib3"):
+            raise
+        raise DownloadError(f"{repository!r} could not be reached ({type(e).__name__})", advice=advice) from e
+    images = folder / "train2014"
+    if not images.exists():
+        import fiftyone.zoo as foz
+
+        try:
+            _, coco = foz.download_zoo_dataset("coco-2014", split="train")
+        except (OSError, ValueError, RuntimeError) as e:
+            raise DownloadError("COCO's train2014 images could not be fetched", found=e, advice=advice) from e
+        images.symlink_to(Path(coco) / "train" / "data", target_is_directory=True)
+    return folder
+
+
+def importer_for(source: str) -> type[GRefCOCODatasetImporter]:
+    """The importer class of ``grefcoco``, ``refcoco``, ``refcoco+`` or ``refcocog``."""
+    classes = (
+        GRefCOCODatasetImporter, RefCOCODatasetImporter, RefCOCOPlusDatasetImporter, RefCOCOgDatasetImporter,
+    )  # fmt: skip
+    known = {c.source: c for c in classes}
+    if source not in known:
+        raise ConfigError("unknown data set", expected=", ".join(known), found=source)
+    return known[source]
+
+
+__all__ = [
+    "SPLITS", "GRefCOCODataset", "GRefCOCODatasetExporter", "GRefCOCODatasetImporter", "GRefCOCOZooDataset",
+    "RefCOCODataset", "RefCOCOPlusDataset", "RefCOCOPlusZooDataset", "RefCOCOZooDataset", "RefCOCOgDataset",
+    "RefCOCOgZooDataset", "importer_for",
+]  # fmt: skip

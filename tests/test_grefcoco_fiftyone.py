@@ -1,0 +1,157 @@
+"""gRefCOCO and the RefCOCO family in FiftyOne: import, export, zoo."""
+
+import json
+import shutil
+from pathlib import Path
+
+import fiftyone as fo
+import fiftyone.zoo as foz
+import pytest
+from PIL import Image
+
+import fiftyone_rexseek.types as frt
+from fiftyone_rexseek.datasets.grefcoco import read_grefcoco
+from fiftyone_rexseek.errors import DataError, DownloadError
+from fiftyone_rexseek.integration import grefcoco
+from fiftyone_rexseek.integration.registration import register
+
+DATA = Path(__file__).parent / "fixtures" / "grefcoco"
+REFS = json.loads((DATA / "grefcoco" / "grefs(unc).json").read_text())
+FACTS = json.loads((DATA / "dataset_facts.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The data set as users have it: grefcoco/, refcoco/ and images/train2014/."""
+    folder = tmp_path_factory.mktemp("grefcoco")
+    for name in ("grefcoco", "refcoco"):
+        shutil.copytree(DATA / name, folder / name)
+    images = folder / "images" / "train2014"
+    images.mkdir(parents=True)
+    for row in json.loads((DATA / "grefcoco" / "instances.json").read_text())["images"]:
+        Image.new("RGB", (row["width"], row["height"]), (90, 120, 60)).save(images / row["file_name"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(root):
+    dataset = fo.Dataset.from_dir(str(root), dataset_type=frt.GRefCOCODataset)
+    yield dataset
+    dataset.delete()
+
+
+def test_import(dataset):
+    assert len(dataset) == FACTS["n_expressions"]
+    for split, facts in FACTS["splits"].items():
+        view = dataset.match_tags(split)
+        assert len(view) == facts["expressions"]
+        assert len(view.match(fo.ViewField("num_targets") == 0)) == facts["no_target_expressions"]
+    examples = {e.expression_id: e for e in read_grefcoco(DATA / "grefcoco")}
+    for sample in dataset.take(40, seed=51):
+        example = examples[sample.expression_id]
+        assert sample.expression == example.expression and sample.image_id == example.image_id
+        labels = sample.ground_truth.detections
+        assert [d.label for d in labels] == [t.label for t in example.targets]
+        assert [d.box_xyxy for d in labels] == [list(t.box_xyxy) for t in example.targets]
+        assert all(d.mask is not None and d.mask.any() for d in labels)
+        assert [d.object_id for d in sample.candidates.detections] == [t.object_id for t in example.candidates]
+        assert Path(sample.filepath).is_file()
+    empty = dataset.match(fo.ViewField("num_targets") == 0).first()
+    assert empty.ground_truth is not None and empty.ground_truth.detections == []
+    info = dataset.info[grefcoco.INFO_KEY]["grefcoco"]
+    assert info["counts"]["expressions"] == FACTS["n_expressions"]
+    assert info["differences_from_published"]["expressions"] == [259_859, FACTS["n_expressions"]]
+    assert "by image" in dataset.list_saved_views() and "nobody matches" in dataset.list_saved_views()
+
+
+def test_importing_again_adds_nothing(root, dataset):
+    assert dataset.add_dir(str(root), dataset_type=frt.GRefCOCODataset) == []
+    assert len(dataset) == FACTS["n_expressions"]
+
+
+def test_export_gives_back_the_refs(dataset, tmp_path):
+    dataset.export(str(tmp_path), dataset_type=frt.GRefCOCODataset, export_media=False)
+    assert json.loads((tmp_path / "grefs(unc).json").read_text()) == REFS
+    written = json.loads((tmp_path / "instances.json").read_text())
+    source = json.loads((DATA / "grefcoco" / "instances.json").read_text())
+    assert written["categories"] == source["categories"]
+    by_id = {a["id"]: a for a in source["annotations"]}
+    for row in written["annotations"]:
+        expected = by_id[row["id"]]
+        assert {k: row[k] for k in ("id", "image_id", "bbox", "area", "iscrowd", "category_id")} == {
+            k: expected[k] for k in ("id", "image_id", "bbox", "area", "iscrowd", "category_id")
+        }
+        if "segmentation" in row:
+            assert row["segmentation"] == expected["segmentation"]
+    targeted = {i for r in REFS if r["sentences"] for i in (r["ann_id"] if isinstance(r["ann_id"], list) else [r["ann_id"]])}
+    assert all("segmentation" in a for a in written["annotations"] if a["id"] in targeted)
+
+
+def test_export_of_samples_made_by_hand(tmp_path):
+    image = tmp_path / "a.png"
+    Image.new("RGB", (40, 20)).save(image)
+    dataset = fo.Dataset()
+    try:
+        box = fo.Detection(label="dog", bounding_box=[0.1, 0.1, 0.5, 0.5])
+        same = fo.Detection(label="dog", bounding_box=[0.1, 0.1, 0.5, 0.5])
+        dataset.add_samples(
+            [
+                fo.Sample(str(image), expression="the dog", ground_truth=fo.Detections(detections=[box])),
+                fo.Sample(str(image), expression="it", ground_truth=fo.Detections(detections=[same])),
+                fo.Sample(str(image), expression="no dog", ground_truth=fo.Detections()),
+            ]
+        )
+        dataset.compute_metadata()
+        dataset.export(str(tmp_path / "out"), dataset_type=frt.GRefCOCODataset)
+    finally:
+        dataset.delete()
+    examples = list(read_grefcoco(tmp_path / "out"))
+    assert [e.expression for e in examples] == ["the dog", "it", "no dog"]
+    assert examples[0].targets == examples[1].targets and examples[0].targets[0].box_xyxy == (4, 2, 24, 12)
+    assert examples[2].targets == ()
+
+
+def test_one_split_and_missing_images(root, tmp_path):
+    images = tmp_path / "some"
+    images.mkdir()
+    kept = sorted((root / "images" / "train2014").iterdir())[:30]
+    for path in kept:
+        shutil.copy(path, images)
+    importer = grefcoco.GRefCOCODatasetImporter(str(root), data_path=str(images), splits="val")
+    dataset = fo.Dataset()
+    try:
+        with importer:
+            ids = importer.import_samples(dataset)
+        assert 0 < len(ids) < FACTS["splits"]["val"]["expressions"]
+        assert importer.report.problems["missing-image"] + len(ids) == FACTS["splits"]["val"]["expressions"]
+        assert set(dataset.distinct("tags")) == {"val"} and importer.differences == {}
+        with pytest.raises(DataError, match="image folder"):
+            dataset.add_dir(str(root), dataset_type=frt.GRefCOCODataset, data_path=str(tmp_path / "none"))
+    finally:
+        dataset.delete()
+
+
+@pytest.fixture
+def zoo():
+    register()
+    names = []
+    yield names
+    for name in names:
+        if fo.dataset_exists(name):
+            fo.delete_dataset(name)
+
+
+def test_zoo(root, zoo):
+    zoo.append("g")
+    dataset = foz.load_zoo_dataset("grefcoco", source_dir=str(root), splits=["val", "testA"], dataset_name="g")
+    facts = FACTS["splits"]
+    assert len(dataset) == facts["val"]["expressions"] + facts["testA"]["expressions"]
+    assert set(dataset.distinct("tags")) == {"val", "testA"}
+    zoo.append("r")
+    other = foz.load_zoo_dataset("refcoco", source_dir=str(root), split="val", dataset_name="r", max_samples=5)
+    assert len(other) == 5 and other.distinct("num_targets") == [1]
+    for name in ("refcoco+", "refcocog"):
+        with pytest.raises(DataError, match=r"refs\("):
+            foz.load_zoo_dataset(name, source_dir=str(root), split="val", dataset_name="x")
+        with pytest.raises(DownloadError, match="source_dir"):
+            foz.load_zoo_dataset(name, split="train", dataset_name="x")
