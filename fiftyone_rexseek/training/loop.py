@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle  # noqa: S403  (its error type only)
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
