@@ -166,14 +166,18 @@ class RexSeekObjective(nn.Module):
 
     def _object_terms(self, layers: dict[int, tuple[Tensor, Tensor]], batch: PackedBatch, terms: dict) -> None:
         config = self.config
-        width = self.model.config.hidden_size
+        width, model_type = self.model.config.hidden_size, self.model.dtype
+
+        def at_hand(hidden: Tensor) -> Tensor:
+            # the fast pass runs in its own type; under autocast the heads take care of that
+            return hidden if torch.is_autocast_enabled(hidden.device.type) else hidden.to(model_type)
 
         def of_objects(layer: int) -> Tensor:
-            prefix = layers[layer][0]
+            prefix = at_hand(layers[layer][0])
             return prefix.gather(1, batch.object_positions[..., None].expand(-1, -1, width))
 
         if config.match:
-            asking = layers[config.match_layer][1].gather(2, batch.ask_positions[..., None, None].expand(-1, -1, 1, width))
+            asking = at_hand(layers[config.match_layer][1]).gather(2, batch.ask_positions[..., None, None].expand(-1, -1, 1, width))
             scores = self.match_query(asking[:, :, 0]) @ self.match_key(of_objects(config.match_layer)).mT
             scores = scores.float() * width**-0.5 + self.match_bias
             losses = F.binary_cross_entropy_with_logits(scores, batch.matches.float(), reduction="none")
@@ -181,7 +185,7 @@ class RexSeekObjective(nn.Module):
             terms["match"] = (losses * counted).sum() / counted.sum().clamp(min=1)
         if config.pointer:
             keys = self.pointer_key(of_objects(config.pointer_layer))
-            query = self.pointer_query(layers[config.pointer_layer][1])
+            query = self.pointer_query(at_hand(layers[config.pointer_layer][1]))
             b, k, s, _ = query.shape
             scores = (query.reshape(b, k * s, width) @ keys.mT).reshape(b, k, s, -1)
             scores = scores.masked_fill(~batch.has_box[:, None, None], torch.finfo(scores.dtype).min)

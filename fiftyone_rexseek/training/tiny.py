@@ -85,13 +85,13 @@ def train_language(
     validation: dict,
     on_best=None,
 ):
-    """The joint stage: everything learns to answer; the vision part at half the learning rate.
+    """The joint stage: everything learns to answer; the image encoder a little more slowly.
 
     Args:
         validation: arguments of ``fresh_scenes``, and ``per_domain``
         on_best: see the loop
     """
-    scale = lambda name: 0.5 if "vision_tower_aux" in name else 1.0  # noqa: E731
+    scale = lambda name: 0.8 if "vision_tower_aux" in name else 1.0  # noqa: E731
     optimizers = build_optimizers(
         objective.named_parameters(), lr=2e-3, muon_lr=3.5e-3, use_muon=is_matrix, lr_scale=scale
     )

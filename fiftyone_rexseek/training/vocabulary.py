@@ -114,3 +114,15 @@ def with_words(tokenizer, words: Iterable[str]):
         pad_token=tokenizer.pad_token,
         clean_up_tokenization_spaces=False,
     )
+
+
+def is_word_tokenizer(tokenizer) -> bool:
+    """Whether a tokenizer was made by :func:`word_tokenizer`.
+
+    Example::
+
+        >>> is_word_tokenizer(word_tokenizer(["the"]))
+        True
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and type(backend.model).__name__ == "WordLevel"
