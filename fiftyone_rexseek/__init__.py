@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "apply_expressions": "fiftyone_rexseek.integration.apply:apply_expressions",
     "evaluate_referring": "fiftyone_rexseek.integration.evaluation:evaluate_referring",
+    "compare_runs": "fiftyone_rexseek.integration.comparison:compare_runs",
     "import_predictions": "fiftyone_rexseek.integration.predictions:import_predictions",
     "export_predictions": "fiftyone_rexseek.integration.predictions:export_predictions",
     "types": "fiftyone_rexseek.types",

@@ -7,6 +7,7 @@ samples a click on it will show; :func:`headline_rows` and the curves come from 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ class Run:
     pred_field: str
     gt_field: str
     timestamp: str
-    fields: Mapping[str, str]
+    fields: Mapping[str, str] = dataclasses.field(hash=False)
 
     @property
     def title(self) -> str:

@@ -211,6 +211,10 @@ def load(dataset: fo.Dataset, eval_key: str) -> dict[str, Any] | None:
 
 
 def forget(dataset: fo.Dataset, eval_key: str) -> None:
-    """Drops the statistics of a run, e.g. because it is about to be deleted."""
-    if eval_key in dataset._doc.evaluations:
-        store(dataset).delete(run_id(dataset, eval_key))
+    """Drops the statistics of a run and its comparisons, e.g. because it is about to be deleted."""
+    if eval_key not in dataset._doc.evaluations:
+        return
+    gone, kept = run_id(dataset, eval_key), store(dataset)
+    for key in kept.list_keys():
+        if gone in key.split("-"):
+            kept.delete(key)

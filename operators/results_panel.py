@@ -1,0 +1,259 @@
+"""The Results panel: what an evaluation found, and the samples behind every number."""
+
+from __future__ import annotations
+
+import fiftyone.operators as foo
+from fiftyone import ViewField as F
+from fiftyone.operators import types
+from fiftyone.operators.categories import Categories
+
+from fiftyone_rexseek.errors import ReferringError
+from fiftyone_rexseek.integration import comparison, failures, results
+from fiftyone_rexseek.integration.results_content import comparison_content, content
+
+from .base import DARK_ICON, LIGHT_ICON
+
+_PLOTS = ("domain", "targets", "histogram", "causes", "precision_recall", "sweep")
+_CONFIG = {"displayModeBar": False, "responsive": True}
+
+
+class ResultsPanel(foo.Panel):
+    @property
+    def config(self):
+        return foo.PanelConfig(
+            name="results_panel",
+            label="Referring results",
+            icon="leaderboard",
+            light_icon=LIGHT_ICON,
+            dark_icon=DARK_ICON,
+            surfaces="grid",
+            allow_multiple=False,
+            category=Categories.ANALYZE,
+            help_markdown="Numbers of an evaluation with confidence intervals. Click a bar to see its samples.",
+        )
+
+    # -- events ---------------------------------------------------------------------------------------------------------
+
+    def on_load(self, ctx):
+        self._list(ctx)
+        runs = ctx.panel.get_state("runs") or {}
+        key = ctx.panel.get_state("run")
+        if key not in runs:
+            ctx.panel.set_state("run", next(iter(runs), None))
+            ctx.panel.set_state("other", None)
+        self._show(ctx)
+
+    def on_change_dataset(self, ctx):
+        ctx.panel.set_state("run", None)
+        self.on_load(ctx)
+
+    def choose_run(self, ctx):
+        """Shows another run."""
+        ctx.panel.set_state("run", ctx.params.get("value"))
+        self._list(ctx)
+        self._show(ctx)
+
+    def choose_other(self, ctx):
+        """Compares the run with another one."""
+        ctx.panel.set_state("other", ctx.params.get("value") or None)
+        self._compare(ctx)
+
+    def compute(self, ctx):
+        """Computes intervals and sweep of a run that has none."""
+        self._show(ctx, compute=True)
+
+    def click_domain(self, ctx):
+        """Shows the samples of a bar."""
+        self._click(ctx, "domains", results.domain_view)
+
+    def click_targets(self, ctx):
+        self._click(ctx, "targets", results.targets_view)
+
+    def click_causes(self, ctx):
+        self._click(ctx, "causes", failures.cause_view)
+
+    def click_histogram(self, ctx):
+        self._view(ctx, lambda run: results.score_view(ctx.dataset, run, int(ctx.params["idx"])))
+
+    def click_sweep(self, ctx):
+        """Shows the boxes that a threshold keeps."""
+        thresholds = ctx.panel.get_state("shown.thresholds") or []
+        if ctx.params.get("trace_idx", 0) != 0 or not 0 <= int(ctx.params["idx"]) < len(thresholds):
+            return
+        cut = thresholds[int(ctx.params["idx"])]
+
+        def view(run):
+            kept = (F("confidence") >= cut) | (F("confidence") == None)  # noqa: E711 - an expression
+            return results.evaluated_view(ctx.dataset, run).filter_labels(run.pred_field, kept, only_matches=False)
+
+        self._view(ctx, view)
+
+    def worst_first(self, ctx):
+        """Sorts the run's samples by score."""
+        self._view(ctx, lambda run: results.worst_view(ctx.dataset, run))
+
+    def all_samples(self, ctx):
+        """Leaves the view that a click opened."""
+        ctx.ops.clear_view()
+
+    def save_views(self, ctx):
+        """Saves a view per cause."""
+        names = failures.save_cause_views(ctx.dataset, ctx.panel.get_state("run"))
+        ctx.ops.notify(f"{len(names)} views saved: {', '.join(names)}", variant="success")
+        ctx.ops.reload_dataset()
+
+    def color(self, ctx):
+        """Colours samples by cause, and boxes by whether they are right."""
+        failures.color_by_cause(ctx.dataset, ctx.panel.get_state("run"))
+        ctx.ops.notify("Samples are coloured by cause, boxes by whether they are right", variant="success")
+        ctx.ops.reload_dataset()
+
+    def only_a(self, ctx):
+        """Shows what the run answered right and the other one wrong."""
+        self._right_wrong(ctx, ctx.panel.get_state("run"), ctx.panel.get_state("other"))
+
+    def only_b(self, ctx):
+        self._right_wrong(ctx, ctx.panel.get_state("other"), ctx.panel.get_state("run"))
+
+    # -- state ----------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _list(ctx):
+        ctx.panel.set_state("runs", {r.eval_key: r.title for r in results.list_runs(ctx.dataset)})
+
+    def _show(self, ctx, compute=None):
+        key = ctx.panel.get_state("run")
+        ctx.panel.set_state("error", None)
+        if key is None:
+            ctx.panel.set_state("shown", None)
+            return
+        try:
+            shown = content(ctx.dataset, results.get_run(ctx.dataset, key), compute)
+        except ReferringError as e:
+            ctx.panel.set_state({"shown": None, "error": str(e)})
+            return
+        figures, table = shown.pop("figures"), shown.pop("headlines")
+        # rows and traces are data, which stays in the browser; state comes back with every event
+        for name, figure in figures.items():
+            ctx.panel.set_data(name, figure["data"])
+        if table:
+            ctx.panel.set_data("headlines", table["rows"])
+        shown["layouts"] = {name: figure["layout"] for name, figure in figures.items()}
+        shown["columns"] = table["columns"] if table else None
+        ctx.panel.set_state("shown", shown)
+        self._compare(ctx)
+
+    def _compare(self, ctx):
+        key, other = ctx.panel.get_state("run"), ctx.panel.get_state("other")
+        ctx.panel.set_state({"compared": None, "compare_error": None})
+        if not key or not other or key == other:
+            return
+        try:
+            compared = comparison_content(comparison.cached_comparison(ctx.dataset, key, other))
+        except ReferringError as e:
+            ctx.panel.set_state("compare_error", str(e))
+            return
+        ctx.panel.set_data("comparison", compared.pop("rows"))
+        ctx.panel.set_state("compared", compared)
+
+    def _click(self, ctx, names, make_view):
+        clicked, index = ctx.panel.get_state(f"shown.{names}") or [], int(ctx.params["idx"])
+        if 0 <= index < len(clicked):
+            self._view(ctx, lambda run: make_view(ctx.dataset, run, clicked[index]))
+
+    @staticmethod
+    def _view(ctx, make_view):
+        try:
+            ctx.ops.set_view(make_view(results.get_run(ctx.dataset, ctx.panel.get_state("run"))))
+        except ReferringError as e:
+            ctx.ops.notify(str(e), variant="error")
+
+    @staticmethod
+    def _right_wrong(ctx, right, wrong):
+        try:
+            ctx.ops.set_view(comparison.right_wrong_view(ctx.dataset, right, wrong))
+        except ReferringError as e:
+            ctx.ops.notify(str(e), variant="error")
+
+    # -- layout ---------------------------------------------------------------------------------------------------------
+
+    def render(self, ctx):
+        panel = types.Object()
+        runs = ctx.panel.get_state("runs") or {}
+        error, shown = ctx.panel.get_state("error"), ctx.panel.get_state("shown")
+        if not runs:
+            panel.md(
+                "### No evaluation yet\n\nEvaluate predictions with the operator *Evaluate referring expressions*, or in Python"
+                " with `fiftyone_rexseek.evaluate_referring(...)`; this panel then shows what came out.",
+                name="nothing",
+            )
+            return types.Property(panel, view=types.GridView(orientation="vertical", padding=2))
+        choice = types.DropdownView(label="Evaluation")
+        for key, title in runs.items():
+            choice.add_choice(key, label=title)
+        panel.enum("run", list(runs), view=choice, label="Evaluation", default=ctx.panel.get_state("run"), on_change=self.choose_run)
+        if error:
+            panel.view("error_message", types.Error(label="This run cannot be shown", description=error))
+        if shown:
+            self._results(panel, shown)
+            self._comparison(ctx, panel, runs)
+        return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
+
+    def _results(self, panel, shown):
+        panel.md(f"## {shown['title']}\n\n{shown['facts']}", name="title")
+        if shown["columns"]:
+            _table(panel, "headlines", shown["columns"])
+        if shown["notes"]:
+            panel.md("\n\n".join(shown["notes"]), name="notes")
+        if not shown["columns"]:
+            panel.btn("compute", label="Compute them now", on_click=self.compute, variant="contained", icon="calculate")
+        buttons = panel.h_stack("views", gap=1, align_x="left")
+        buttons.btn("worst", label="Worst first", on_click=self.worst_first, variant="outlined", icon="sort")
+        buttons.btn("all", label="All samples", on_click=self.all_samples, variant="outlined", icon="apps")
+        clicks = {
+            "domain": self.click_domain, "targets": self.click_targets, "histogram": self.click_histogram,
+            "causes": self.click_causes, "precision_recall": self.click_sweep, "sweep": self.click_sweep,
+        }  # fmt: skip
+        for name in _PLOTS:
+            if name in shown["layouts"]:
+                panel.plot(name, layout=shown["layouts"][name], config=_CONFIG, on_click=clicks[name])
+            if name == "causes" and shown["causes"]:
+                causes = panel.h_stack("cause_buttons", gap=1, align_x="left")
+                causes.btn("save_views", label="Save a view per cause", on_click=self.save_views, variant="outlined", icon="bookmark_add")
+                causes.btn("color", label="Colour by cause", on_click=self.color, variant="outlined", icon="palette")
+
+    def _comparison(self, ctx, panel, runs):
+        key = ctx.panel.get_state("run")
+        others = {k: title for k, title in runs.items() if k != key}
+        if not others:
+            return
+        panel.md("## Compare", name="compare_title")
+        choice = types.DropdownView(label="Compare with")
+        for other, title in others.items():
+            choice.add_choice(other, label=title)
+        panel.enum("other", list(others), view=choice, label="Compare with", on_change=self.choose_other)
+        error, compared = ctx.panel.get_state("compare_error"), ctx.panel.get_state("compared")
+        if error:
+            panel.view("compare_message", types.Warning(label="These runs cannot be compared", description=error))
+        if not compared:
+            return
+        panel.md(compared["text"], name="compare_text")
+        other = ctx.panel.get_state("other")
+        buttons = panel.h_stack("right_wrong", gap=1, align_x="left")
+        buttons.btn(
+            "only_a", label=f"{key} right, {other} wrong ({compared['only_a']:,})", on_click=self.only_a, variant="outlined"
+        )
+        buttons.btn(
+            "only_b", label=f"{other} right, {key} wrong ({compared['only_b']:,})", on_click=self.only_b, variant="outlined"
+        )
+        _table(panel, "comparison", compared["columns"])
+
+
+def _table(panel, name, columns):
+    table = types.TableView()
+    for key, label in columns.items():
+        table.add_column(key, label=label)
+    panel.list(name, types.Object(), view=table)
+
+
+PANELS = (ResultsPanel,)
