@@ -45,7 +45,7 @@ class FakeSelector:
 
 
 class FakeSegmenter:
-    """The left half of the image for "left", nothing for "none", two boxes with masks for "two"."""
+    """The left half of the image for "left" (also for "doubt", rejected all the same), nothing for "none", two boxes with masks for "two"."""
 
     def __init__(self):
         self.calls: list[list[int]] = []
@@ -62,6 +62,8 @@ class FakeSegmenter:
         if text == "none":
             return Selection.rejected(text, merged_mask=masks.encode(mask), rejection_score=0.8)
         mask[:, : width // 2] = True
+        if text == "doubt":
+            return Selection.rejected(text, merged_mask=masks.encode(mask), rejection_score=0.6)
         if text == "two":
             other = np.zeros_like(mask)
             other[2:7, width // 2 + 1 : width // 2 + 6] = True

@@ -241,6 +241,15 @@ def test_segmenter_masks_in_database_and_on_disk(dataset, tmp_path):
     assert (selections.detection_mask(detection, 40, 30) == selections.detection_mask(left.r.detections[0], 40, 30)).all()
 
 
+def test_what_a_rejecting_segmenter_drew_is_kept_apart(dataset):
+    apply_expressions(dataset, FakeSegmenter(), "r", ["doubt"])
+    sample = dataset.first()
+    assert sample.r_outcome == "rejected" and sample.r.detections == []
+    assert selections.merged_mask(sample.r_rejected_mask, 40, 30).sum() == 600
+    apply_expressions(dataset, FakeSegmenter(), "r", ["none"])
+    assert dataset.first().r_rejected_mask is None
+
+
 def test_masks_for_selected_boxes(dataset):
     class Boxes:
         def describe(self):

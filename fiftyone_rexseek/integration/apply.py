@@ -10,18 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import fiftyone as fo
 import fiftyone.core.utils as fou
 
 from ..errors import ConfigError, DataError
-from ..geometry import to_absolute, to_relative
 from ..metrics.proposals import proposal_recall
 from ..models import registry
 from ..models.answering import Answerer, ItemResult, answer_stream
@@ -29,75 +24,14 @@ from ..models.nouns import NounExtractor
 from ..models.proposals import clean_names
 from ..referring import Outcome
 from . import apply_plan as plan
-from .selections import (
-    ANSWER,
-    ERROR,
-    OUTCOME,
-    REJECTION_SCORE,
-    CandidateLabels,
-    combined_outcome,
-    to_detections,
-)
+from .apply_writer import ApplySummary, Writer
+from .selections import OUTCOME, CandidateLabels
 
 logger = logging.getLogger(__name__)
 
 #: What a detector looks for in an expression without nouns.
 FALLBACK_NAMES = ("object",)
 DEFAULT_SAM = "segment-anything-vitb-torch"
-
-
-@dataclass(frozen=True)
-class ApplySummary:
-    """What a run of :func:`apply_expressions` did.
-
-    Attributes:
-        label_field: where the answers are
-        outcomes: number of expressions by outcome
-        num_images, num_samples: asked in this run
-        num_skipped: samples that had been answered before
-        dropped_candidates: candidates left out before the model was asked, over all expressions
-        seconds: of asking, without loading
-        proposal_recall: share of the ground truth found among the candidates (IoU 0.5), the ceiling of any selector; None
-            without ground truth or candidates
-        errors: the most frequent reasons of failures, with counts
-        run_key: of the custom run that records the settings
-    """
-
-    label_field: str
-    outcomes: Mapping[str, int]
-    num_images: int = 0
-    num_samples: int = 0
-    num_skipped: int = 0
-    dropped_candidates: int = 0
-    seconds: float = 0.0
-    proposal_recall: float | None = None
-    errors: Mapping[str, int] = field(default_factory=dict)
-    run_key: str = ""
-
-    @property
-    def expressions_per_second(self) -> float:
-        return sum(self.outcomes.values()) / self.seconds if self.seconds else 0.0
-
-    def __str__(self) -> str:
-        """For a person.
-
-        Example::
-
-            >>> print(ApplySummary("p", {"selected": 3, "rejected": 1, "unparsed": 0, "failed": 0}, 2, 4, seconds=2.0))
-            4 expressions on 2 images in 2.0 s (2.0 per second): 3 selected, 1 rejected
-        """
-        total = sum(self.outcomes.values())
-        counts = ", ".join(f"{n} {name}" for name, n in self.outcomes.items() if n) or "nothing asked"
-        rate = f"in {self.seconds:.1f} s ({self.expressions_per_second:.1f} per second)"
-        lines = [f"{total} expressions on {self.num_images} images {rate}: {counts}"]
-        if self.num_skipped:
-            lines.append(f"{self.num_skipped} samples had been answered before (resume=False asks them again)")
-        if self.dropped_candidates:
-            lines.append(f"{self.dropped_candidates} candidates were left out before asking")
-        if self.proposal_recall is not None:
-            lines.append(f"the candidates contain {self.proposal_recall:.1%} of the ground truth: no selector can find more")
-        lines += [f"{n} x {reason}" for reason, n in self.errors.items()]
-        return "\n".join(lines)
 
 
 def apply_expressions(
@@ -133,7 +67,8 @@ def apply_expressions(
     """Asks a model expressions about samples and writes the answers.
 
     Writes, for ``label_field`` P: ``P`` (Detections; empty = nobody matches; None = no answer), ``P_outcome``, ``P_answer``,
-    ``P_error``, ``P_rejection_score``. With several expressions per sample, all boxes are in ``P``, each with its
+    ``P_error``, ``P_rejection_score`` and, for a model that segments, ``P_rejected_mask`` (what it drew although it says that
+    nobody matches; the official GRES score counts that). With several expressions per sample, all boxes are in ``P``, each with its
     ``expression``; ``P_expressions``, ``P_outcomes`` and ``P_answers`` are lists in the order of the expressions, and
     ``P_outcome`` is ``failed`` if any failed, else ``selected`` if any selected. To evaluate, have one sample per (image,
     expression) pair, as the importers make them.
@@ -209,9 +144,10 @@ def apply_expressions(
         _make_answerer, model, proposer, masks, weights, device, dtype, dict(call_options or {}), dict(load_options or {})
     )
     answerer = make() if distributed is None else None
-    plan.declare_output(dataset, label_field, asked.several)
+    plan.declare_output(dataset, label_field, asked.several, draws=not needs_candidates)
     _record(dataset, run_key, settings)
-    writer = _Writer(dataset, label_field, asked.several, label, mask_dir, stored_at if proposer is not None else None)
+    writer = Writer(dataset, label_field, asked.several, label, mask_dir, stored_at if proposer is not None else None)
+    writer.draws = not needs_candidates
     reader = plan.CandidateReader(samples, source, gt_field)
     waiting: dict[str, CandidateLabels | None] = {}
     truth: dict[str, list] = {}
@@ -366,111 +302,6 @@ def _raise_failure(result: ItemResult) -> None:
     for selection in result.selections:
         if selection.outcome is Outcome.FAILED:
             raise DataError(selection.error or "no answer", where=f"sample {result.key}", advice="skip_failures=True goes on")
-
-
-class _Writer:
-    """Collects answers, writes them in bulk, and keeps the counts."""
-
-    def __init__(self, dataset, label_field, several, label, mask_dir, candidates_field):
-        self.dataset, self.label_field, self.several = dataset, label_field, several
-        self.label, self.candidates_field = label, candidates_field
-        self.mask_dir = None if mask_dir is None else Path(mask_dir)
-        self.outcomes: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
-        self.num_images = self.num_samples = self.dropped = 0
-        self.found = self.targets = 0
-        self._values: dict[str, dict[str, Any]] = {}
-        self._images = 0
-
-    def add(self, result: ItemResult, labels: CandidateLabels | None, truth: list | None) -> None:
-        self.num_samples += 1
-        if result.proposals is not None:
-            proposals = self._proposals(result)
-            self._set(self.candidates_field, result.key, proposals)
-            labels = CandidateLabels([d.bounding_box for d in proposals.detections], [d.label for d in proposals.detections])
-        for selection in result.selections:
-            self.outcomes[selection.outcome.value] += 1
-            self.dropped += selection.dropped_candidates
-            if selection.outcome is Outcome.FAILED:
-                self.errors[selection.error or "unknown"] += 1
-        if result.proposals is not None:
-            self.dropped += result.proposals.dropped
-        if truth is not None and result.candidates_xyxy is not None:
-            recall = proposal_recall([to_absolute(truth, result.width, result.height)], [result.candidates_xyxy])
-            self.found, self.targets = self.found + recall.num_found, self.targets + recall.num_targets
-        outcome = combined_outcome(result.selections)
-        field_, key = self.label_field, result.key
-        self._set(field_, key, None if outcome is Outcome.FAILED else self._detections(result, labels))
-        self._set(field_ + OUTCOME, key, outcome.value)
-        errors = [s.error for s in result.selections if s.error]
-        self._set(field_ + ERROR, key, "; ".join(dict.fromkeys(errors)) or None)
-        if self.several:
-            self._set(field_ + "_expressions", key, [str(s.expression) for s in result.selections])
-            self._set(field_ + "_outcomes", key, [s.outcome.value for s in result.selections])
-            self._set(field_ + "_answers", key, [s.answer or "" for s in result.selections])
-        else:
-            [selection] = result.selections
-            self._set(field_ + ANSWER, key, selection.answer)
-            score = selection.rejection_score
-            self._set(field_ + REJECTION_SCORE, key, None if score is None else float(score))
-
-    def _detections(self, result: ItemResult, labels: CandidateLabels | None) -> fo.Detections | None:
-        parts = []
-        for n, selection in enumerate(result.selections):
-            path = None
-            if self.mask_dir is not None:
-                path = self.mask_dir / f"{result.key}-{self.label_field}{f'-{n}' if self.several else ''}"
-            parts.append(
-                to_detections(
-                    selection,
-                    result.width,
-                    result.height,
-                    candidates=labels,
-                    label=self.label,
-                    mask_file=path,
-                    attributes={"expression": selection.expression} if self.several else None,
-                )
-            )
-        answered = [p for p in parts if p is not None]
-        return fo.Detections(detections=[d for p in answered for d in p.detections]) if answered else None
-
-    def _proposals(self, result: ItemResult) -> fo.Detections:
-        found = result.proposals
-        relative = to_relative(found.boxes_xyxy, result.width, result.height).tolist()
-        return fo.Detections(
-            detections=[
-                fo.Detection(label=label, bounding_box=box, confidence=None if score != score else float(score))
-                for label, box, score in zip(found.labels, relative, found.scores)
-            ]
-        )
-
-    def _set(self, field_: str, key: str, value: Any) -> None:
-        self._values.setdefault(field_, {})[key] = value
-
-    def images_waiting(self, more: int) -> int:
-        self._images += more
-        return self._images
-
-    def flush(self) -> None:
-        """Writes what is waiting; the outcome last, because resuming trusts it."""
-        values, self._values, self._images = self._values, {}, 0
-        outcome_field = self.label_field + OUTCOME
-        for field_ in sorted(values, key=lambda name: name == outcome_field):
-            self.dataset.set_values(field_, values[field_], key_field="id")
-
-    def summary(self, seconds: float, num_skipped: int, run_key: str) -> ApplySummary:
-        return ApplySummary(
-            label_field=self.label_field,
-            outcomes={o.value: self.outcomes[o.value] for o in Outcome},
-            num_images=self.num_images,
-            num_samples=self.num_samples,
-            num_skipped=num_skipped,
-            dropped_candidates=self.dropped,
-            seconds=seconds,
-            proposal_recall=self.found / self.targets if self.targets else None,
-            errors=dict(self.errors.most_common(5)),
-            run_key=run_key,
-        )
 
 
 def candidate_recall(samples, candidates_field: str = "candidates", gt_field: str = "ground_truth", iou_threshold: float = 0.5):

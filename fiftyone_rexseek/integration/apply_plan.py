@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..models.answering import ImageJob, Item
-from .selections import ANSWER, ERROR, OUTCOME, REJECTION_SCORE, CandidateLabels
+from .selections import ANSWER, ERROR, OUTCOME, REJECTED_MASK, REJECTION_SCORE, CandidateLabels
 
 #: What is read of each candidate.
 COLUMNS = ("bounding_box", "label", "confidence", "box_xyxy")
@@ -119,7 +119,7 @@ def check_output(samples, label_field: str, overwrite: bool) -> None:
         )
 
 
-def declare_output(dataset, label_field: str, several: bool) -> None:
+def declare_output(dataset, label_field: str, several: bool, draws: bool = False) -> None:
     """Adds the fields of a prediction, so that they are in the sidebar from the start."""
     dataset.add_sample_field(label_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     detections = f"{label_field}.detections"
@@ -132,6 +132,8 @@ def declare_output(dataset, label_field: str, several: bool) -> None:
     for suffix in (OUTCOME, ANSWER, ERROR):
         dataset.add_sample_field(label_field + suffix, fo.StringField)
     dataset.add_sample_field(label_field + REJECTION_SCORE, fo.FloatField)
+    if draws and not several:
+        dataset.add_sample_field(label_field + REJECTED_MASK, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from ..referring import RLE, Outcome, Selection
 DEFAULT_LABEL = "person"
 #: Suffixes of the fields beside a prediction field.
 OUTCOME, ANSWER, ERROR, REJECTION_SCORE = "_outcome", "_answer", "_error", "_rejection_score"
+#: What a mask head drew although the model says that nobody matches: the official GRES score counts these pixels.
+REJECTED_MASK = "_rejected_mask"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def to_detections(
     rles = _masks_of(selection)
     boxes, scores, indices = selection.boxes_xyxy, selection.scores, selection.indices
     merged = False
-    if not len(boxes) and selection.merged_mask is not None and masks.area(selection.merged_mask):
+    is_region = selection.outcome is Outcome.SELECTED and not len(boxes) and selection.merged_mask is not None
+    if is_region and masks.area(selection.merged_mask):
         # a segmenter without boxes: the one region it found, in the box around it
         boxes, rles, merged = masks.mask_box_xyxy(selection.merged_mask)[None], [selection.merged_mask], True
         scores = np.array([math.nan if selection.rejection_score is None else 1 - selection.rejection_score])
@@ -92,31 +95,24 @@ def to_detections(
 
 
 def _masks_of(selection: Selection) -> list[RLE | None] | None:
-    """One mask per box. Boxes without masks beside one merged mask share it: every box gets its part of the region."""
+    """One mask per box. Boxes without masks beside one merged mask divide it among themselves, without remainder."""
     if selection.masks is not None:
         return list(selection.masks)
     if selection.merged_mask is None or not len(selection):
         return None
-    whole = masks.decode(selection.merged_mask)
-    windows = [masks.pixel_window(b, *whole.shape) for b in selection.boxes_xyxy]
-    parts = []
-    left = whole.copy()
-    for x0, y0, x1, y1 in windows:
-        part = np.zeros_like(whole)
-        part[y0:y1, x0:x1] = whole[y0:y1, x0:x1]
-        left[y0:y1, x0:x1] = False
-        parts.append(part)
-    if left.any():
-        # pixels in no box go to the box nearest to them, so that the union of all parts is the merged mask
-        ys, xs = np.nonzero(left)
-        distance = [
-            np.hypot(np.maximum(np.maximum(x0 - xs, xs - x1 + 1), 0), np.maximum(np.maximum(y0 - ys, ys - y1 + 1), 0))
-            for x0, y0, x1, y1 in windows
-        ]
-        nearest = np.argmin(distance, axis=0)
-        for k, part in enumerate(parts):
-            part[ys[nearest == k], xs[nearest == k]] = True
-    return [masks.encode(p) for p in parts]
+    from ..models.rela.instances import split_by_boxes
+
+    parts = split_by_boxes(masks.decode(selection.merged_mask), selection.boxes_xyxy)
+    return [masks.encode(part) for part in parts]
+
+
+def rejected_mask(selection: Selection, width: int, height: int) -> fo.Detections | None:
+    """The mask of a rejecting answer as one detection labelled "rejected", or None when there is nothing to keep."""
+    mask = selection.merged_mask
+    if selection.outcome is not Outcome.REJECTED or mask is None or not masks.area(mask):
+        return None
+    shown = Selection(selection.expression, Outcome.SELECTED, merged_mask=mask, rejection_score=selection.rejection_score)
+    return to_detections(shown, width, height, label="rejected")
 
 
 def _candidate_label(candidates: CandidateLabels | None, index: int | None) -> str | None:

@@ -26,7 +26,7 @@ from ..models import registry
 from ..models.answering import Answerer, ImageJob, Item, absolute_boxes
 from ..models.images import open_image
 from .apply_plan import NO_CANDIDATES
-from .selections import CandidateLabels, to_detections
+from .selections import CandidateLabels, rejected_mask, to_detections
 from .zoo_registration import register_models
 
 __all__ = ["ReLAZooModel", "ReLAZooModelConfig", "RexSeekZooModel", "RexSeekZooModelConfig", "load", "register_models"]
@@ -199,6 +199,9 @@ class _ReferringModel(fout.TorchImageModel):
         # FiftyOne refuses None for a field that does not exist yet: no answer is no entry
         outputs = {} if detections is None else {_DETECTIONS: detections}
         texts = {"outcome": selection.outcome.value, "answer": selection.answer or "", "error": selection.error or ""}
+        drawn = rejected_mask(selection, result.width, result.height)
+        if drawn is not None:
+            outputs["rejected_mask"] = drawn
         if selection.rejection_score is not None:
             outputs["rejection_score"] = float(selection.rejection_score)
         return {**outputs, **texts}

@@ -36,6 +36,7 @@ class ModelEntry:
         size_bytes: of the weights, where known
         parameters: number of parameters
         packaged: the weights come with this package
+        variant: the size that the weights must have, for ReLA's public checkpoints
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelEntry:
     size_bytes: int | None = None
     parameters: int | None = None
     packaged: bool = False
+    variant: str | None = None
 
     @property
     def needs_candidates(self) -> bool:
@@ -93,6 +95,7 @@ ENTRIES: Mapping[str, ModelEntry] = {
             _RELA_PAGE,
             size_bytes=902_000_000,
             parameters=225_500_000,
+            variant="swin-base",
         ),
         ModelEntry(
             "rela-swin-tiny",
@@ -102,6 +105,7 @@ ENTRIES: Mapping[str, ModelEntry] = {
             _RELA_PAGE,
             size_bytes=650_000_000,
             parameters=162_600_000,
+            variant="swin-tiny",
         ),
         ModelEntry(
             "rela-r50",
@@ -111,6 +115,7 @@ ENTRIES: Mapping[str, ModelEntry] = {
             _RELA_PAGE,
             size_bytes=614_000_000,
             parameters=153_400_000,
+            variant="r50",
         ),
         ModelEntry(
             "rela-tiny",
@@ -224,6 +229,8 @@ def load(
     folder = find_weights(model, weights, revision)
     show_license(model)
     chosen = {"device": device, "dtype": dtype, **options}
+    if model.variant is not None:
+        chosen.setdefault("variant", model.variant)  # weights of another size are named, not loaded
     return loader.from_pretrained(folder, **{k: v for k, v in chosen.items() if v is not None})
 
 
