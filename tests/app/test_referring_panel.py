@@ -1,0 +1,91 @@
+"""The Referring panel: ask about an open sample, repeat, save as samples; apply to the grid."""
+
+import fiftyone as fo
+import pytest
+
+from fiftyone_rexseek.datasets.scenes import generate_scene
+from fiftyone_rexseek.geometry import to_relative
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Drawn scenes as a folder of pictures with boxes: no benchmark, no expressions."""
+    from PIL import Image
+
+    dataset = fo.Dataset("referring-panel", overwrite=True)
+    samples = []
+    for index in range(4):
+        scene = generate_scene(77, index)
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(scene.render()).save(path)
+        boxes = to_relative(scene.boxes_xyxy, 640, 480).tolist()
+        people = fo.Detections(detections=[fo.Detection(label="person", bounding_box=b) for b in boxes])
+        samples.append(fo.Sample(filepath=str(path), people=people))
+    dataset.add_samples(samples)
+    yield dataset
+    dataset.delete()
+
+
+def test_ask_about_an_open_sample(app, dataset):
+    app.open(dataset)
+    modal = app.open_sample(0)
+    modal.get_by_text("Referring", exact=True).first.click()
+    box = modal.get_by_placeholder("everyone except the kid in white")
+    box.wait_for()
+    first = generate_scene(77, 0)
+    question = next(q for q in first.questions(per_domain=4) if q.domain == "attribute")
+    box.fill(f"{question.expression}\nthe person with the elephant")
+    app.page.wait_for_timeout(800)  # the text reaches the panel's state debounced
+    modal.get_by_role("button", name="Ask", exact=True).click()
+    modal.get_by_text("rexseek-tiny on").wait_for()
+    assert modal.locator("img[src^='data:image/jpeg']").count() == 1
+    app.shot("referring-modal")
+    dataset.reload()
+    sample = dataset.first()
+    assert sample["asked_expressions"] == [question.expression, "the person with the elephant"]
+    assert set(sample["asked_outcomes"]) <= {"selected", "rejected", "unparsed"}
+    assert all(d.expression in sample["asked_expressions"] for d in sample["asked"].detections)
+
+    modal.get_by_role("button", name="Save as samples").click()
+
+    def saved():
+        dataset.reload()
+        return len(dataset) == 6
+
+    app.until(saved, "the questions are samples")
+    new = dataset.match_tags("asked")
+    assert sorted(new.values("expression")) == sorted(sample["asked_expressions"])
+    assert new.distinct("filepath") == [sample.filepath]
+
+
+def test_nothing_typed_is_said_in_the_panel(app, dataset):
+    app.open(dataset)
+    modal = app.open_sample(1)
+    modal.get_by_text("Referring", exact=True).first.click()
+    modal.get_by_role("button", name="Ask", exact=True).click()
+    modal.get_by_text("nothing was asked").wait_for()
+    dataset.reload()
+    assert not dataset.has_sample_field("asked")
+
+
+def test_apply_to_the_grid_from_the_panel(app, dataset):
+    app.open(dataset)
+    app.panel("Referring")
+    box = app.page.get_by_placeholder("everyone except the kid in white")
+    box.wait_for()
+    box.fill("everyone")
+    app.page.wait_for_timeout(800)
+    app.page.get_by_role("button", name="Apply to the grid").click()
+    form = app.page.locator("[data-cy=operators-prompt-modal]")
+    form.get_by_text("4 sample(s) will be asked").wait_for()
+    app.shot("apply-form")
+    app.execute(form)
+
+    def answered():
+        dataset.reload()
+        return dataset.has_sample_field("rexseek_tiny_outcome") and None not in dataset.values("rexseek_tiny_outcome")
+
+    app.until(answered, "all four samples are answered")
+    app.page.get_by_text("4 expressions on 4 images").wait_for()
+    app.shot("applied")
+    assert set(dataset.count_values("rexseek_tiny_outcome")) <= {"selected", "rejected", "unparsed"}
