@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import fiftyone as fo
-import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_rexseek.errors import ReferringError
-from fiftyone_rexseek.integration import ask as asking
 from fiftyone_rexseek.integration import apply_plan as plan
+from fiftyone_rexseek.integration import ask as asking
 from fiftyone_rexseek.integration.apply import apply_expressions
 from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.registry import ENTRIES
 
-from .base import DARK_ICON, config, invalid, reload, run
+from .base import DARK_ICON, config, invalid, reload
+from .calling import CallableOperator, perform
 
 
-class ApplyExpressions(foo.Operator):
+class ApplyExpressions(CallableOperator):
     @property
     def config(self):
         return config(
@@ -82,7 +82,7 @@ class ApplyExpressions(foo.Operator):
         for name in known:
             sources.add_choice(name, label=name, description="boxes of this field")
         sources.add_choice(asking.GROUNDING_DINO, label=asking.GROUNDING_DINO, description="boxes found by a detector")
-        default = "candidates" if "candidates" in known else asking.GROUNDING_DINO
+        default = asking.default_candidates(ctx.dataset)
         inputs.str(
             "candidates", default=default, required=True, view=sources, label="Candidates",
             description="A field of boxes, grounding-dino, or the name of a FiftyOne zoo detector",
@@ -126,7 +126,7 @@ class ApplyExpressions(foo.Operator):
         label_field = p.get("label_field") or options.model.replace("-", "_")
 
         def work(progress):
-            return apply_expressions(
+            summary = apply_expressions(
                 target,
                 options.model,
                 label_field,
@@ -139,13 +139,12 @@ class ApplyExpressions(foo.Operator):
                 num_workers=0 if not ctx.delegated else 2,
                 progress=progress,
             )
+            return {"summary": str(summary), "num_skipped": summary.num_skipped, **summary.outcomes}
 
-        for event in run(ctx, "Asking", work):
-            if hasattr(event, "outcomes"):
-                yield from reload(ctx)
-                yield {"summary": str(event), **{k: v for k, v in event.outcomes.items()}}
-            else:
-                yield event
+        return perform(ctx, self, "Asking", work, lambda result: reload(ctx))
+
+    def resolve_run_name(self, ctx):
+        return f"Ask {ctx.params.get('model')} about the expressions"
 
     def resolve_output(self, ctx):
         outputs = types.Object()

@@ -110,8 +110,7 @@ class ReferringPanel(foo.Panel):
 
     @staticmethod
     def _defaults(ctx) -> dict:
-        known = detections_fields(ctx.dataset)
-        source = next((f for f in ("candidates", *known) if f in known), asking.GROUNDING_DINO)
+        source = asking.default_candidates(ctx.dataset)
         return {"expressions": "", **asdict(asking.AskOptions(candidates=source))}
 
     def _options(self, ctx) -> asking.AskOptions:

@@ -31,7 +31,7 @@ from ..referring import Outcome, Selection
 from . import apply_plan as plan
 from .apply import DEFAULT_SAM, FALLBACK_NAMES
 from .detectors import ZooDetector, load_zoo
-from .fields import require_detections
+from .fields import detections_fields, require_detections
 from .segmentation import ZooSegmenter
 from .selections import ANSWER, ERROR, OUTCOME, REJECTION_SCORE, CandidateLabels, to_detections
 from .visualize import Layer, draw_annotated
@@ -158,6 +158,13 @@ def _names(options: AskOptions, expressions: Sequence[str], proposer) -> tuple[s
     nouns = _warm_tools.get("nouns", lambda: NounExtractor("en_core_web_sm"))
     [found] = nouns.extract([" . ".join(expressions)])
     return tuple(found) or FALLBACK_NAMES
+
+
+def default_candidates(samples) -> str:
+    """The field ``candidates``, else the first field of boxes that no model answered, else the detector."""
+    known = [f for f in detections_fields(samples) if not samples.has_sample_field(f + OUTCOME)]
+    known = [f for f in known if f != ASKED_FIELD]
+    return next((f for f in ("candidates", *known) if f in known), GROUNDING_DINO)
 
 
 def split_lines(text: str | None) -> list[str]:
