@@ -15,7 +15,7 @@ NAME = "@fiftyone-rexseek/rexseek"
 
 def install() -> None:
     """Links the checkout into the plugins folder of the tests."""
-    link = Path(fo.config.plugins_dir) / "rexseek"
+    link = Path(fo.config.plugins_dir) / NAME
     if not link.exists():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(ROOT, target_is_directory=True)
