@@ -249,11 +249,13 @@ def test_unreadable_image_fails_alone(random_model, tmp_path):
         SelectRequest(tiny.image(), tiny.boxes(2), ["a"]),
         SelectRequest(tmp_path / "none.png", tiny.boxes(2), ["a"]),
         SelectRequest(tiny.image(), "boxes", ["a"]),
+        SelectRequest(7, tiny.boxes(2), "a"),
     ]
     results = random_model.select_batch(requests, batch_size=4, max_new_tokens=3)
     assert [[r.outcome is Outcome.FAILED for r in rs] for rs in results] == [
         [True, True],
         [False],
+        [True],
         [True],
         [True],
     ]

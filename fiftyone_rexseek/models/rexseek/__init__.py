@@ -8,7 +8,8 @@ from .answers import parse_answer, parse_demo, parse_evaluation
 from .config import RexSeekConfig
 from .modeling import IMAGE_MARK, OBJECT_MARK, RexSeekForSelection
 from .processing import QUESTION, RexSeekProcessor
-from .selector import RexSeek, SelectRequest
+from .requests import SelectRequest
+from .selector import RexSeek
 from .weights import HUB_ID_3B, LICENCE
 
 __all__ = [

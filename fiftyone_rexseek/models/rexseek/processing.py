@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,30 @@ from .modeling import IMAGE_MARK, OBJECT_MARK
 QUESTION = "Please detect {expression} in this image. Answer the question with object indexes."
 _MARKS = {"<image>": IMAGE_MARK, "<objfeat>": OBJECT_MARK}
 _OPEN, _CLOSE = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def image_pixels(image: Image.Image, config: RexSeekConfig) -> tuple[Tensor, Tensor]:
+    """Normalised float32 pixels of an RGB image: (3, S, S) for ConvNeXt and (3, s, s) for CLIP.
+
+    The image is padded to a square (centred, in the mean's colour), resized with PIL's bicubic filter and normalised.
+    CLIP's input is interpolated (bilinear) from that tensor, not from the image.
+    """
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in config.image_mean))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    levels = np.asarray(square.resize((config.image_size, config.image_size), Image.Resampling.BICUBIC))
+    table = _normalised_levels(config.image_mean, config.image_std)
+    large = torch.from_numpy(np.stack([table[c][levels[..., c]] for c in range(3)]))
+    small = F.interpolate(large[None], size=config.clip_image_size, mode="bilinear", align_corners=False)[0]
+    return large, small
+
+
+@lru_cache
+def _normalised_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Normalised value of each of the 256 levels, (3, 256) float32, with the public code's roundings."""
+    # 0.00392156862745098 is the rescale factor of CLIP's processor file (1/255), multiplied in float64.
+    rescaled = (np.arange(256) * 0.00392156862745098).astype(np.float32)
+    return np.stack([(rescaled - np.float32(m)) / np.float32(s) for m, s in zip(mean, std, strict=True)])
 
 
 def transform_boxes(
@@ -76,13 +101,6 @@ class RexSeekProcessor:
         self.ground_id, self.end_ground_id = to_id("<ground>"), to_id("</ground>")
         self.objects_id, self.end_objects_id = to_id("<objects>"), to_id("</objects>")
         self.rejection_ids: list[int] = self.encode(config.rejection_sentence)
-        # Normalised value of each of the 256 levels, per channel. 0.00392156862745098 is the rescale factor of CLIP's
-        # processor file (1/255), multiplied in float64.
-        rescaled = (np.arange(256) * 0.00392156862745098).astype(np.float32)
-        self._normalised = [
-            (rescaled - np.float32(mean)) / np.float32(std)
-            for mean, std in zip(config.image_mean, config.image_std)
-        ]
         added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items()}
         special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
         #: Tokens that steer a conversation; ordinary words that somebody added to the vocabulary are none.
@@ -97,22 +115,8 @@ class RexSeekProcessor:
         return cls(config, load_tokenizer(folder))
 
     def pixels(self, image: Image.Image) -> tuple[Tensor, Tensor]:
-        """Normalised float32 pixels (3, S, S) for ConvNeXt and (3, s, s) for CLIP.
-
-        The image is padded to a square (centred, in the mean's colour), resized with PIL's bicubic filter and
-        normalised. CLIP's input is interpolated (bilinear) from that tensor, not from the image.
-        """
-        config = self.config
-        side = max(image.size)
-        square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in config.image_mean))
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        square = square.resize((config.image_size, config.image_size), Image.Resampling.BICUBIC)
-        levels = np.asarray(square)
-        large = torch.from_numpy(np.stack([self._normalised[c][levels[..., c]] for c in range(3)]))
-        small = F.interpolate(large[None], size=config.clip_image_size, mode="bilinear", align_corners=False)[
-            0
-        ]
-        return large, small
+        """:func:`image_pixels` for this model's image sizes."""
+        return image_pixels(image, self.config)
 
     def boxes(self, boxes_xyxy: Any, image_size_wh: tuple[int, int], reproduce: bool = True) -> Tensor:
         """:func:`transform_boxes` for this model's image size."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,70 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fiftyone_rexseek.errors import CheckpointError, ConfigError, DataError, ReferringError
+from fiftyone_rexseek.errors import CheckpointError, ConfigError, DataError
 from fiftyone_rexseek.referring import Outcome, Selection
 
 from ..images import open_image
 from .answers import PARSERS
-from .candidates import Candidates, choose_candidates
 from .confidence import WatchedTokens, answer_confidence
 from .config import RexSeekConfig
 from .constrained import ConstrainedPolicy
+from .devices import as_dtype, default_device, default_dtype, is_out_of_memory
 from .generation import Decoded, GreedyPolicy, decode, prefill
 from .modeling import RexSeekForSelection
 from .processing import RexSeekProcessor
+from .requests import Job, SelectRequest, load_ahead, prepare
 from .weights import load_model, read_generation_config, resolve_folder, save_model, write_generation_config
 
 logger = logging.getLogger(__name__)
 
 #: The public demos' limit; the public evaluation uses 100.
 MAX_NEW_TOKENS = 512
-MAX_EXPRESSION_TOKENS = 512
 _DECODINGS = ("free", "constrained")
-
-
-@dataclass(frozen=True)
-class SelectRequest:
-    """One image with its candidate boxes and the expressions asked about it.
-
-    Attributes:
-        image: path, ``PIL.Image``, or HWC ``uint8`` RGB array
-        boxes_xyxy: (n, 4) absolute pixels of the (upright) image
-        expressions: the texts
-        scores: (n,) detector scores; they decide which candidates stay when there are too many
-    """
-
-    image: Any
-    boxes_xyxy: Any
-    expressions: Sequence[str]
-    scores: Any = None
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A request's image, read and normalised, or why it could not be."""
-
-    size_wh: tuple[int, int] = (0, 0)
-    pixels: tuple[Tensor, Tensor] | None = None
-    error: str | None = None
-
-
-@dataclass
-class _Job:
-    """A request made ready: tensors, and for each answerable expression the token ids."""
-
-    request: SelectRequest
-    results: list[Selection | None]
-    candidates: Candidates
-    pixels: tuple[Tensor, Tensor] | None = None
-    boxes: Tensor | None = None
-    rows: tuple[int, ...] = ()
-    token_ids: tuple[list[int], ...] = ()
-
-    def fail(self, error: str) -> None:
-        for i, result in enumerate(self.results):
-            if result is None:
-                self.results[i] = Selection.failed(self.request.expressions[i], error)
 
 
 class RexSeek:
@@ -141,7 +95,7 @@ class RexSeek:
         """
         folder = resolve_folder(name, revision)
         device = torch.device(device) if device is not None else default_device()
-        dtype = _as_dtype(dtype) or default_dtype(device)
+        dtype = as_dtype(dtype) or default_dtype(device)
         config = RexSeekConfig.from_folder(folder)
         if config_changes:
             config = config.replace(**config_changes)
@@ -252,9 +206,9 @@ class RexSeek:
             workers = 0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
         options = _Options(decoding, parser, max_new_tokens)
         results: list[list[Selection]] = []
-        batch: list[_Job] = []
-        for request, loaded in self._load_ahead(requests, workers, 2 * batch_size):
-            batch.append(self._prepare(request, loaded))
+        batch: list[Job] = []
+        for request, loaded in load_ahead(requests, self.processor, workers, 2 * batch_size):
+            batch.append(prepare(request, loaded, self.processor, self.reproduce))
             if len(batch) == batch_size:
                 results += self._answer(batch, options)
                 batch = []
@@ -311,102 +265,18 @@ class RexSeek:
         object_tokens = self.model.encode_boxes(features, boxes)
         return image_tokens, object_tokens.split([len(b) for b in boxes])
 
-    def _load(self, image: Any) -> _Loaded:
-        try:
-            image = open_image(image)
-        except ReferringError as e:
-            return _Loaded(error=str(e))
-        return _Loaded(image.size, self.processor.pixels(image))
-
-    def _load_ahead(
-        self, requests: Iterable[SelectRequest], workers: int, ahead: int
-    ) -> Iterator[tuple[SelectRequest, _Loaded]]:
-        """Requests with their images, in order; threads stay at most ``ahead`` images in front."""
-        if not workers:
-            for request in requests:
-                yield request, self._load(request.image)
-            return
-        with ThreadPoolExecutor(workers) as pool:
-            waiting: deque[tuple[SelectRequest, Future[_Loaded]]] = deque()
-            for request in requests:
-                waiting.append((request, pool.submit(self._load, request.image)))
-                if len(waiting) > ahead:
-                    request, future = waiting.popleft()
-                    yield request, future.result()
-            for request, future in waiting:
-                yield request, future.result()
-
-    def _prepare(self, request: SelectRequest, loaded: _Loaded) -> _Job:
-        """Reads and checks one request; whatever is wrong with it ends up in its own results."""
-        expressions = list(request.expressions)
-        request = SelectRequest(request.image, request.boxes_xyxy, expressions, request.scores)
-        job = _Job(request, [None] * len(expressions), Candidates.none(0))
-        if loaded.error:
-            job.fail(loaded.error)
-            return job
-        try:
-            job.candidates = choose_candidates(
-                request.boxes_xyxy, request.scores, loaded.size_wh, self.config.num_object_tokens
-            )
-        except ReferringError as e:
-            job.fail(str(e))
-            return job
-        for i, expression in enumerate(expressions):
-            if not isinstance(expression, str) or not expression.strip():
-                found = "an empty text" if isinstance(expression, str) else type(expression).__name__
-                job.results[i] = Selection.failed(expression, f"the expression is not a text; found {found}")
-        kept = job.candidates.kept
-        if not len(kept):
-            if job.candidates.total:
-                job.fail(f"no candidate box can be used: {job.candidates.problems_text()}")
-            job.results = [
-                Selection.rejected(e, indices=(), rejection_score=1.0, candidate_scores=np.zeros(0))
-                if r is None
-                else r
-                for e, r in zip(expressions, job.results, strict=True)
-            ]
-            return job
-        if job.candidates.problems:
-            logger.warning("%s: boxes left out: %s", _name(request.image), job.candidates.problems_text())
-        if len(kept) + len(job.candidates.problems) < job.candidates.total:
-            which = "first" if request.scores is None else "best"
-            logger.warning(
-                "%s: only the %s %d of %d candidates are asked about",
-                _name(request.image),
-                which,
-                len(kept),
-                job.candidates.total,
-            )
-        rows = [i for i, r in enumerate(job.results) if r is None]
-        texts = [self.processor.neutralised(expressions[i].strip()) for i in rows]
-        all_ids = self.processor.token_ids_of_expressions(len(kept), texts)
-        for i, text, ids in zip(rows, texts, all_ids, strict=True):
-            length = len(self.processor.encode(text)) if len(text) > MAX_EXPRESSION_TOKENS // 4 else 0
-            room = self.config.text["max_position_embeddings"] - self.config.grid**2 - len(ids)
-            if length > MAX_EXPRESSION_TOKENS or room < 0:
-                job.results[i] = Selection.failed(
-                    expressions[i],
-                    f"the expression is too long; expected at most {MAX_EXPRESSION_TOKENS} tokens; found {length}",
-                )
-        job.rows = tuple(i for i in rows if job.results[i] is None)
-        job.token_ids = tuple(ids for i, ids in zip(rows, all_ids, strict=True) if job.results[i] is None)
-        if job.rows:
-            job.pixels = loaded.pixels
-            job.boxes = self.processor.boxes(job.candidates.boxes, loaded.size_wh, self.reproduce)
-        return job
-
-    def _answer(self, jobs: list[_Job], options: _Options) -> list[list[Selection]]:
+    def _answer(self, jobs: list[Job], options: _Options) -> list[list[Selection]]:
         self._run_or_halve([job for job in jobs if job.rows], options)
         return [job.results for job in jobs]
 
-    def _run_or_halve(self, jobs: list[_Job], options: _Options, max_rows: int = 128) -> None:
+    def _run_or_halve(self, jobs: list[Job], options: _Options, max_rows: int = 128) -> None:
         if not jobs:
             return
         try:
             self._run(jobs, options, max_rows)
             return
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
-            if not _is_out_of_memory(e):
+            if not is_out_of_memory(e):
                 raise
         # Outside the handler, so that the failed batch's tensors are no longer held by the traceback.
         if self.device.type == "cuda":
@@ -426,7 +296,7 @@ class RexSeek:
             )
 
     @torch.inference_mode()
-    def _run(self, jobs: list[_Job], options: _Options, max_rows: int) -> None:
+    def _run(self, jobs: list[Job], options: _Options, max_rows: int) -> None:
         """Encodes the jobs' images together, prefills one prefix per image, and decodes all expressions."""
         pixels = [torch.stack(p) for p in zip(*(job.pixels for job in jobs), strict=True)]
         image_tokens, object_tokens = self._encode(pixels, [job.boxes for job in jobs])
@@ -473,7 +343,7 @@ class RexSeek:
 
     def _selection(
         self,
-        job: _Job,
+        job: Job,
         i: int,
         row: Decoded,
         columns: WatchedTokens,
@@ -522,39 +392,5 @@ def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return next((k for k in range(shortest) if any(row[k] != rows[0][k] for row in rows)), shortest)
 
 
-def default_device() -> torch.device:
-    """CUDA where there is one, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """float32 on the CPU; bfloat16 on a GPU that has it, else float16."""
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-
-
-def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    found = getattr(torch, dtype.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype):
-        raise ConfigError("unknown dtype", expected="float32, bfloat16 or float16", found=dtype)
-    return found
-
-
 def _as_ids(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-
-
-def _name(image: Any) -> str:
-    return str(image) if isinstance(image, str | Path) else type(image).__name__
