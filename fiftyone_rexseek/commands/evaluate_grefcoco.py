@@ -39,8 +39,8 @@ def _data_options(command):
 @_data_options
 @click.option("--protocol", type=click.Choice(["official", "paper"]), default="official", show_default=True,
               help="Generalized IoU as the authors' script computes it, or plain IoU as the paper says.")  # fmt: skip
-@click.option("--output", type=click.Choice(["threshold", "top-k", "count"]), default="threshold", show_default=True,
-              help="Which boxes are the answer: by score, the k best, or as many as the model counts.")  # fmt: skip
+@click.option("--output", type=click.Choice(["threshold", "top-k", "count", "all"]), default="threshold", show_default=True,
+              help="Which boxes are the answer: by score, the k best, as many as the model counts, or all.")  # fmt: skip
 @click.option("--score-threshold", type=float, default=0.7, show_default=True)
 @click.option("-k", "k", type=click.IntRange(min=1), default=1, show_default=True, help="For --output top-k.")
 @click.option("--ap/--no-ap", default=True, help="Also COCO average precision over all boxes (slow on whole splits).")

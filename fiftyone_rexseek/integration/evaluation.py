@@ -82,6 +82,7 @@ class Scored:
         summary: everything aggregated, as JSON values: what ``results.report()`` returns
         headlines: numbers for the panel, most important first
         worst_field: suffix of the field by which samples are sorted worst first
+        pred_kept: per sample, which predicted labels are part of the answer (bool arrays); all of them when None
     """
 
     fields: Mapping[str, Sequence[Any]]
@@ -90,6 +91,11 @@ class Scored:
     gt_match: Sequence[np.ndarray] | None = None
     gt_iou: Sequence[np.ndarray] | None = None
     worst_field: str | None = None
+    pred_kept: Sequence[np.ndarray] | None = None
+
+    def kept(self, sample: int, num_labels: int) -> np.ndarray:
+        """Which predicted labels of a sample are part of the answer, bool (num_labels,)."""
+        return np.ones(num_labels, dtype=bool) if self.pred_kept is None else self.pred_kept[sample]
 
 
 @dataclass(frozen=True)
@@ -422,7 +428,7 @@ def _matches(columns: Columns, scored: Scored) -> dict[str, list[tuple]]:
                     tuples.append((REFERENT, REFERENT, iou, scores[p], gt_ids[g], pred_ids[p]))
                 else:
                     tuples.append((REFERENT, None, None, None, gt_ids[g], None))
-            unused = (p for p in range(len(pred_ids)) if p not in used)
+            unused = (p for p in np.flatnonzero(scored.kept(i, len(pred_ids))).tolist() if p not in used)
             tuples.extend((None, REFERENT, None, scores[p], None, pred_ids[p]) for p in unused)
         result[sample_id] = tuples
     return result
@@ -447,7 +453,8 @@ def _object_update(update, eval_key, columns: Columns, scored: Scored, i: int, p
     match, iou = scored.gt_match[i].tolist(), scored.gt_iou[i].tolist()
     of_pred = {p: g for g, p in enumerate(match) if p >= 0}
     tp = len(of_pred)
-    update[f"{eval_key}_tp"], update[f"{eval_key}_fp"] = tp, len(pred.ids[i]) - tp
+    kept = scored.kept(i, len(pred.ids[i]))
+    update[f"{eval_key}_tp"], update[f"{eval_key}_fp"] = tp, int(kept.sum()) - tp
     update[f"{eval_key}_fn"] = len(match) - tp
     for labels, partner_of, partners, wrong in (
         (gt, {g: p for g, p in enumerate(match) if p >= 0}, pred, "fn"),
@@ -459,7 +466,10 @@ def _object_update(update, eval_key, columns: Columns, scored: Scored, i: int, p
                 continue
             prefix = f"{labels.list_path}.{at}.{eval_key}"
             partner = partner_of.get(k)
-            update[prefix] = wrong if partner is None else "tp"
+            if labels is pred and not kept[k]:
+                update[prefix] = None  # not part of the answer
+            else:
+                update[prefix] = wrong if partner is None else "tp"
             update[f"{prefix}_id"] = None if partner is None else partners.ids[i][partner]
             update[f"{prefix}_iou"] = None if partner is None else iou[k if labels is gt else partner]
 

@@ -19,7 +19,7 @@ from ..errors import ConfigError, DataError
 from .matching import Boxes, match_best_first, offsets_of
 
 PROTOCOLS = ("official", "paper")
-OUTPUTS = ("threshold", "top-k", "count")
+OUTPUTS = ("threshold", "top-k", "count", "all")
 MISSING = ("wrong", "skip", "error")
 #: ``count_class`` of a model that counts "more than five".
 MANY = 6
@@ -32,7 +32,8 @@ class GrecConfig:
     Attributes:
         protocol: ``official`` (GIoU) or ``paper`` (IoU), see the module
         output: which boxes count as the answer: ``threshold`` keeps scores >= ``score_threshold``; ``top-k`` the ``k``
-            best; ``count`` as many of the best as the model's count says, and the threshold for "more than five"
+            best; ``count`` as many of the best as the model's count says, and the threshold for "more than five";
+            ``all`` keeps every box, for models that give nothing but their answer
         score_threshold: 0.7 in the authors' evaluator. Compared in float64, as there: a score that was stored as
             float32(0.7) lies below 0.7 and is dropped
         k: for ``top-k``
@@ -199,6 +200,8 @@ def select_output(scores: np.ndarray, counts: np.ndarray, count_classes: np.ndar
         counts: int64 (n,), boxes of each sample
         count_classes: int64 (n,), the model's count, -1 for none
     """
+    if config.output == "all":
+        return np.ones(len(scores), dtype=bool)
     above = scores >= config.score_threshold
     if config.output == "threshold":
         return above
