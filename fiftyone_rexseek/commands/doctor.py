@@ -145,12 +145,11 @@ def _gpu() -> Check:
 def _weights() -> Iterator[Check]:
     from ..models.registry import ENTRIES
 
-    package = Path(__file__).resolve().parent.parent
     for entry in ENTRIES.values():
         if entry.packaged:
-            files = [p for p in package.rglob("*.safetensors") if entry.name.replace("-", "_") in str(p).replace("-", "_")]
-            found = "packaged" if files else "not packaged"
-            yield Check(f"weights {entry.name}", OK if files else OPTIONAL, found, "" if files else "make tiny")
+            there = entry.packaged_folder.is_dir()
+            found = "packaged" if there else "not packaged"
+            yield Check(f"weights {entry.name}", OK if there else OPTIONAL, found, "" if there else "make tiny")
         elif entry.repo_id:
             folder = _cached(entry.repo_id)
             advice = "" if folder else f"fetched from {entry.repo_id} on first use, or give weights=<folder>"

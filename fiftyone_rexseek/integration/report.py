@@ -14,8 +14,12 @@ def print_report(results, digits: int = 3, console: Console | None = None) -> No
     compare([results], digits=digits, console=console)
 
 
-def compare(runs: Sequence[Any], digits: int = 3, console: Console | None = None) -> None:
-    """Shows the headline numbers of several runs side by side, one column each."""
+#: Groups of headline numbers that a terminal has no room for; they are in ``report()`` and in the App.
+_FINE = ("sub_domain/", "box_count/")
+
+
+def compare(runs: Sequence[Any], digits: int = 3, console: Console | None = None, baselines: bool = True) -> None:
+    """Shows the headline numbers of several runs side by side, one column each, and the trivial answers."""
     console = console or Console()
     first = runs[0].config
     table = Table(title=f"{first.spec.label}, protocol {first.protocol}")
@@ -29,7 +33,8 @@ def compare(runs: Sequence[Any], digits: int = 3, console: Console | None = None
         missing = (run.summary.get("missing") or {}).get("count")
         if missing:
             console.print(f"{run.key or run.config.pred_field}: {missing} samples without an answer")
-    _baselines(runs[0], digits, console)
+    if baselines:
+        _baselines(runs[0], digits, console)
 
 
 def _baselines(run, digits: int, console: Console) -> None:
@@ -47,7 +52,7 @@ def _baselines(run, digits: int, console: Console) -> None:
 
 
 def _rows(runs) -> list[tuple[str, str]]:
-    return list({h["key"]: (h["key"], h["label"]) for run in runs for h in run.headlines}.values())
+    return list({h["key"]: (h["key"], h["label"]) for run in runs for h in run.headlines if not h["key"].startswith(_FINE)}.values())
 
 
 def _headline(run, key: str) -> Any:

@@ -1,0 +1,61 @@
+"""``fiftyone-rexseek demo``: from nothing to the App."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--folder", type=click.Path(file_okay=False), default="demo", show_default=True, help="Where to write.")
+@click.option("--scenes", type=click.IntRange(min=1), default=200, show_default=True, help="How many to draw.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Of the drawing.")
+@click.option("--port", type=int, default=5151, show_default=True, help="Of the App.")
+@click.option("--app/--no-app", default=None, help="Open the App. Default: at a terminal, unless APP=0.")
+def demo(folder, scenes, seed, port, app):
+    """Draw scenes, import them, score trivial answers and the packaged models, open the App.
+
+    At a terminal the App stays until Ctrl-C. The plugin is loaded from here; nothing is installed.
+    """
+    started = time.monotonic()
+    use_plugin()
+    from ..integration.demo import build
+    from ..integration.report import compare
+
+    made = build(Path(folder), num_scenes=scenes, seed=seed, say=lambda line: click.echo(f"  {line}"))
+    compare(made.runs, baselines=False)  # they are among the runs
+    dataset = made.dataset
+    click.echo(f"{len(dataset)} questions about {scenes} scenes in dataset {dataset.name!r}")
+    click.echo("saved views: " + ", ".join(dataset.list_saved_views()))
+    click.echo(f"took {time.monotonic() - started:.0f} s")
+    if app is None:
+        app = sys.stdout.isatty() and os.environ.get("APP", "1") != "0"
+    if app:
+        _open(dataset, port)
+
+
+def use_plugin() -> None:
+    """Lets FiftyOne (and the server that it starts) find the operators where the plugin is not installed."""
+    if "FIFTYONE_PLUGINS_DIR" in os.environ:
+        return
+    import fiftyone as fo
+
+    from ..integration.setup import plugin_source, state
+
+    if not state()["plugin"]:
+        os.environ["FIFTYONE_PLUGINS_DIR"] = fo.config.plugins_dir = str(plugin_source()[0])
+
+
+def _open(dataset, port: int) -> None:
+    import fiftyone as fo
+
+    session = fo.launch_app(dataset, port=port, remote=True)
+    click.echo(f"The App is at http://localhost:{port}/datasets/{dataset.name} - Ctrl-C ends it")
+    try:
+        session.wait(-1)
+    except KeyboardInterrupt:
+        session.close()
