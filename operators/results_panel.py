@@ -14,7 +14,8 @@ from fiftyone_rexseek.integration.results_content import comparison_content, con
 from .base import DARK_ICON, LIGHT_ICON
 
 _PLOTS = ("domain", "targets", "histogram", "causes", "precision_recall", "sweep")
-_CONFIG = {"displayModeBar": False, "responsive": True}
+#: Plots scroll with the panel and are clicked, not zoomed.
+_CONFIG = {"displayModeBar": False, "responsive": True, "scrollZoom": False, "doubleClick": False}
 
 
 class ResultsPanel(foo.Panel):
@@ -183,11 +184,11 @@ class ResultsPanel(foo.Panel):
         error, shown = ctx.panel.get_state("error"), ctx.panel.get_state("shown")
         if not runs:
             panel.md(
-                "### No evaluation yet\n\nEvaluate predictions with the operator *Evaluate referring expressions*, or in Python"
+                "#### No evaluation yet\n\nEvaluate predictions with the operator *Evaluate referring expressions*, or in Python"
                 " with `fiftyone_rexseek.evaluate_referring(...)`; this panel then shows what came out.",
                 name="nothing",
             )
-            return types.Property(panel, view=types.GridView(orientation="vertical", padding=2))
+            return types.Property(panel, view=types.GridView(orientation="vertical", pad=2))
         choice = types.DropdownView(label="Evaluation")
         for key, title in runs.items():
             choice.add_choice(key, label=title)
@@ -197,10 +198,10 @@ class ResultsPanel(foo.Panel):
         if shown:
             self._results(panel, shown)
             self._comparison(ctx, panel, runs)
-        return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
+        return types.Property(panel, view=types.GridView(orientation="vertical", pad=2, gap=2))
 
     def _results(self, panel, shown):
-        panel.md(f"## {shown['title']}\n\n{shown['facts']}", name="title")
+        panel.md(f"#### {shown['title']}\n\n{shown['facts']}", name="title")
         if shown["columns"]:
             _table(panel, "headlines", shown["columns"])
         if shown["notes"]:
@@ -227,7 +228,7 @@ class ResultsPanel(foo.Panel):
         others = {k: title for k, title in runs.items() if k != key}
         if not others:
             return
-        panel.md("## Compare", name="compare_title")
+        panel.md("#### Compare", name="compare_title")
         choice = types.DropdownView(label="Compare with")
         for other, title in others.items():
             choice.add_choice(other, label=title)
@@ -239,6 +240,9 @@ class ResultsPanel(foo.Panel):
             return
         panel.md(compared["text"], name="compare_text")
         other = ctx.panel.get_state("other")
+        if compared["only_a"] is None:
+            _table(panel, "comparison", compared["columns"])
+            return
         buttons = panel.h_stack("right_wrong", gap=1, align_x="left")
         buttons.btn(
             "only_a", label=f"{key} right, {other} wrong ({compared['only_a']:,})", on_click=self.only_a, variant="outlined"

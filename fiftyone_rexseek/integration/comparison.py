@@ -48,16 +48,17 @@ class Pair:
     Attributes:
         a, b: evaluation keys
         differences: a minus b with interval and p-value, by the key of the row
-        both_right, only_a_right, only_b_right, both_wrong: numbers of samples
+        both_right, only_a_right, only_b_right, both_wrong: numbers of samples; None where the method does not say what
+            is right (texts)
     """
 
     a: str
     b: str
     differences: Mapping[str, PairedBootstrap]
-    both_right: int
-    only_a_right: int
-    only_b_right: int
-    both_wrong: int
+    both_right: int | None
+    only_a_right: int | None
+    only_b_right: int | None
+    both_wrong: int | None
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def compare_runs(
             )
     fov.validate_non_grouped_collection(samples)
     columns = _read(samples, runs)
-    scored = np.array([[v is not None for v in columns[run, "success"]] for run in runs], dtype=bool)
+    scored = np.array([[v is not None for v in columns[run, _decisive(run)]] for run in runs], dtype=bool)
     common = scored.all(axis=0)
     if not common.any():
         raise DataError("the runs have no sample in common", found={r.eval_key: int(s.sum()) for r, s in zip(runs, scored)})
@@ -181,7 +182,7 @@ def compare_runs(
     kept = [get_statistics(dataset, run) for run in runs]
     terms, labels = _terms(runs, columns, kept)
     clusters = _clusters(columns)
-    right = {run: np.array([bool(v) for v in columns[run, "success"]]) for run in runs}
+    right = {run: np.array([bool(v) for v in columns[run, "success"]]) for run in runs if "success" in run.fields}
     options = dict(n_resamples=n_resamples, confidence=confidence, seed=seed)
     pairs = [_pair(a, b, terms, right, clusters, options) for a, b in combinations(runs, 2)]
     complete = all(int(common.sum()) == k["num_samples"] for k in kept)
@@ -202,6 +203,10 @@ def compare_runs(
     )
 
 
+def _decisive(run: Run) -> str:
+    return "success" if "success" in run.fields else "score"
+
+
 def _read(samples, runs: Sequence[Run]) -> dict[Any, list[Any]]:
     """Columns of plain values: (run, suffix), "image", "domain", "targets"."""
     dataset = samples._dataset
@@ -214,7 +219,7 @@ def _read(samples, runs: Sequence[Run]) -> dict[Any, list[Any]]:
     }
     names: dict[Any, str] = {name: name for name in project}
     for i, run in enumerate(runs):
-        run.field("success")  # says what is wrong where it was deleted
+        run.field("score")  # says what is wrong where it was deleted
         for suffix, field in run.fields.items():
             if suffix != "failure":
                 names[run, suffix] = alias = f"r{i}_{suffix}"
@@ -286,6 +291,8 @@ def _pair(a: Run, b: Run, terms, right, clusters, options) -> Pair:
     differences = paired_bootstraps(
         above_a, above_b, clusters, a_denominators=below_a, b_denominators=below_b, **options
     )
+    if a not in right or b not in right:
+        return Pair(a.eval_key, b.eval_key, differences, None, None, None, None)
     ra, rb = right[a], right[b]
     counts = [int(m.sum()) for m in (ra & rb, ra & ~rb, ~ra & rb, ~ra & ~rb)]
     return Pair(a.eval_key, b.eval_key, differences, *counts)

@@ -63,7 +63,9 @@ def _notes(run: Run, kept, seen) -> list[str]:
         return ["Confidence intervals, baselines and the threshold sweep have not been computed for this run yet."]
     missing = kept["summary"].get("missing") or {}
     if missing.get("count"):
-        text = f"**{missing['count']:,} samples have no answer** (not predicted, unparsed or failed)."
+        label = next((h["label"] for h in kept["headlines"] if h["key"] == "missing"), "Missing answers")
+        text = f"**{label}: {missing['count']:,}**"
+        text += " (not predicted, unparsed or failed)." if run.fields.get("failure") else "."
         credit = missing.get("rejection_correct_without_credit")
         total = kept["summary"].get("rejection_count")
         if credit is not None and missing.get("rejection_count") and total:
@@ -124,11 +126,14 @@ def comparison_content(comparison: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     left_out = sum(comparison["left_out"].values())
-    text = (
-        f"On the **{comparison['num_samples']:,} samples** of {comparison['num_images']:,} images that both scored: both right"
-        f" **{pair['both_right']:,}**, only `{a}` **{pair['only_a_right']:,}**, only `{b}` **{pair['only_b_right']:,}**,"
-        f" neither **{pair['both_wrong']:,}**. Differences are `{a}` minus `{b}`; intervals and p-values by paired bootstrap"
-        " over images, * below 0.05."
+    text = f"On the **{comparison['num_samples']:,} samples** of {comparison['num_images']:,} images that both scored"
+    if pair["both_right"] is not None:
+        text += (
+            f": both right **{pair['both_right']:,}**, only `{a}` **{pair['only_a_right']:,}**,"
+            f" only `{b}` **{pair['only_b_right']:,}**, neither **{pair['both_wrong']:,}**"
+        )
+    text += (
+        f". Differences are `{a}` minus `{b}`; intervals and p-values by paired bootstrap over images, * below 0.05."
     )
     if left_out:
         text += f" {left_out:,} samples that only one of them scored are left out."

@@ -1,0 +1,111 @@
+"""The Results panel: numbers as stored, bars and causes that open their samples, two runs compared."""
+
+import pytest
+from evaluated import make_dataset
+from PIL import Image
+
+from fiftyone_rexseek.datasets.scenes import generate_scene
+from fiftyone_rexseek.integration import comparison, results
+from fiftyone_rexseek.integration.evaluation import evaluate_referring
+
+
+@pytest.fixture(scope="module")
+def dataset(database, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    paths = []
+    for index in range(6):
+        paths.append(folder / f"{index}.png")
+        Image.fromarray(generate_scene(5, index, size=(320, 240)).render()).save(paths[-1])
+    dataset = make_dataset(120, filepaths=paths)
+    dataset.name = "results-panel"
+    evaluate_referring(dataset, "poor", eval_key="second")
+    evaluate_referring(dataset, "good", eval_key="first")
+    yield dataset
+    dataset.delete()
+
+
+def plot(page, title):
+    """The figure with this title, scrolled into sight."""
+    found = page.locator(".js-plotly-plot").filter(has_text=title)
+    found.wait_for()
+    found.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    return found
+
+
+def click_bar(page, title, number):
+    """Clicks in the middle of the n-th bar of a figure."""
+    bar = plot(page, title).locator("g.barlayer .point path").nth(number)
+    box = bar.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def wait_for_count(app, count):
+    app.page.locator("[data-cy=entry-counts]").get_by_text(f"{count} sample", exact=False).first.wait_for()
+
+
+def test_numbers_clicks_and_comparison(app, dataset):
+    page = app.page
+    app.open(dataset)
+    app.panel("Referring results")
+    page.get_by_text("HumanRef - protocol official").wait_for()
+    plot(page, "Score by domain")
+
+    # the headline numbers are those stored with the run
+    stored = dataset.load_evaluation_results("first").headlines
+    for headline in stored:
+        if headline["key"] in ("density_f1_mean", "recall_50", "rejection_accuracy"):
+            row = page.locator("tr").filter(has_text=headline["label"]).first
+            assert f"{headline['value']:.3f}" in row.inner_text()
+    assert "95% interval" in page.locator("table").first.inner_text()
+    app.shot("results-panel-top")
+
+    # a bar opens its samples
+    run = results.get_run(dataset, "first")
+    seen = results.overview(dataset, run)
+    click_bar(page, "Score by domain", 1)
+    wait_for_count(app, seen.domains[1].count)
+    app.shot("results-panel-domain")
+    click_bar(page, "Score by number of targets", 0)
+    wait_for_count(app, seen.targets[0].count)
+
+    # a cause opens its samples, and a view of its own is saved
+    causes = sorted(seen.causes.items(), key=lambda item: item[1])
+    click_bar(page, "Answers by cause", len(causes) - 2)
+    wait_for_count(app, causes[-2][1])
+    page.get_by_role("button", name="Save a view per cause").click()
+
+    def saved():
+        dataset.reload()
+        return {f"first: {name}" for name in ("exact", "missed")} <= set(dataset.list_saved_views())
+
+    app.until(saved, "views are saved")
+    assert len(dataset.load_saved_view("first: exact")) == seen.causes["exact"]
+    page.get_by_role("button", name="Colour by cause").click()
+
+    def coloured():
+        dataset.reload()
+        return dataset.app_config.color_scheme is not None
+
+    app.until(coloured, "colours are stored")
+    app.shot("results-panel-causes")
+    plot(page, "DensityF1 by threshold")
+    app.shot("results-panel-sweep")
+
+    # two runs
+    page.get_by_role("button", name="All samples").click()
+    chooser = page.get_by_text("Compare with").last
+    chooser.scroll_into_view_if_needed()
+    page.get_by_role("combobox").last.click()
+    page.get_by_role("option").filter(has_text="second").click()
+    pair = comparison.compare_runs(dataset, ["first", "second"]).pairs[0]
+    button = page.get_by_role("button", name=f"first right, second wrong ({pair.only_a_right})")
+    button.wait_for()
+    button.scroll_into_view_if_needed()
+    app.shot("results-panel-comparison")
+    difference = pair.differences["density_f1_mean"]
+    row = page.locator("table").last.locator("tr").filter(has_text="DensityF1 0.5:0.95").first
+    assert f"{difference.difference:+.3f}" in row.inner_text()
+    button.click()
+    wait_for_count(app, pair.only_a_right)
+    app.shot("results-panel-right-wrong")
