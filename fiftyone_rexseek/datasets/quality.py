@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,12 +150,16 @@ def _compare(groups: dict[tuple, list[tuple[int, frozenset]]], found: list[set[s
                 found[i].add("no-target-conflict")
 
 
+#: Verdicts kept at a time; the expressions of an image come close together.
+_REMEMBERED = 10_000
+
+
 class _TargetChecks:
     """Checks of one target; the verdict on an object is remembered, since many expressions share it."""
 
     def __init__(self, config: QualityConfig):
         self.config = config
-        self._known: dict[int, tuple[Target, frozenset[str]]] = {}
+        self._known: OrderedDict[int, tuple[Target, frozenset[str]]] = OrderedDict()
 
     def __call__(self, target: Target, width: int | None, height: int | None) -> frozenset[str]:
         known = self._known.get(id(target))
@@ -167,6 +172,8 @@ class _TargetChecks:
             kinds.add("mask-box-mismatch")
         verdict = frozenset(kinds)
         self._known[id(target)] = (target, verdict)
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
         return verdict
 
     def _outside(self, target: Target, width: int, height: int) -> bool:
