@@ -14,10 +14,11 @@ from dataclasses import dataclass, fields
 
 import fiftyone as fo
 
-from ..datasets.quality import CHECKS
 from ..errors import ConfigError
 from .curation import REVIEW_TAG, SOURCE_SUFFIX, undo_accept
 from .evaluation import METHODS
+from .quality import QUALITY_TAG
+from .quality import VIEW as QUALITY_VIEW
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +72,15 @@ def inventory(dataset: fo.Dataset) -> Inventory:
     """Everything that :func:`reset` could remove."""
     runs = tuple(key for key in dataset.list_runs() if _run_method(dataset, key) in RUN_METHODS)
     evaluations = tuple(key for key in dataset.list_evaluations() if _is_ours(dataset, key))
-    prefixes = ("quality: ", *(f"{key}: " for key in evaluations))
+    prefixes = tuple(f"{key}: " for key in evaluations)
     schema = dataset.get_field_schema()
     accepted = [name[: -len(SOURCE_SUFFIX)] for name in schema if name.endswith(SOURCE_SUFFIX)]
     return Inventory(
         predictions=tuple(name for name in schema if _is_prediction(dataset, name, runs)),
         evaluations=evaluations,
         runs=runs,
-        views=tuple(name for name in dataset.list_saved_views() if name.startswith(prefixes)),
-        tags=tuple(t for t in dataset.distinct("tags") if t == REVIEW_TAG or _names_a_problem(t)),
+        views=tuple(n for n in dataset.list_saved_views() if n == QUALITY_VIEW or n.startswith(prefixes)),
+        tags=tuple(t for t in dataset.distinct("tags") if t == REVIEW_TAG or t.partition(":")[0] == QUALITY_TAG),
         accepted=tuple(name for name in accepted if name in schema),
     )
 
@@ -162,10 +163,6 @@ def _is_prediction(dataset: fo.Dataset, name: str, runs: tuple[str, ...]) -> boo
         return True
     kind = getattr(dataset.get_field(name), "document_type", None)
     return kind in (fo.Detections, fo.Keypoints) and dataset.has_sample_field(f"{name}_outcome")
-
-
-def _names_a_problem(tag: str) -> bool:
-    return tag.rpartition(":")[2].strip() in CHECKS
 
 
 def _run_method(dataset: fo.Dataset, key: str) -> str | None:

@@ -1,0 +1,95 @@
+"""Quality checks: tag what looks wrong with expressions and labels, and show it."""
+
+from __future__ import annotations
+
+import fiftyone as fo
+from fiftyone.operators import types
+
+from fiftyone_rexseek.datasets.quality import CHECKS
+from fiftyone_rexseek.integration.fields import detections_fields
+from fiftyone_rexseek.integration.quality import VIEW, check_quality
+
+from .base import config, invalid
+from .calling import CallableOperator, count_notice, dropdown, perform
+
+_SAME_IMAGE = {"path": "The same file", "content": "The same content (reads every file; finds copies)"}
+
+
+class CheckQuality(CallableOperator):
+    @property
+    def config(self):
+        return config(
+            "check_quality",
+            "Check the quality of the data",
+            "Tags samples whose expression or labels look wrong and saves a view of them; changes nothing else",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+            risk_level=types.RiskLevel.MEDIUM,
+        )
+
+    def resolve_input(self, ctx):
+        inputs = types.Object()
+        count = len(ctx.target_view(require_flat=True))
+        view = dropdown(CHECKS, CHECKS, multiple=True)
+        prop = inputs.list("checks", types.String(), default=list(CHECKS), required=True, label="Look for", view=view)
+        chosen = ctx.params.get("checks")
+        unknown = [c for c in chosen or () if c not in CHECKS]
+        if unknown:
+            invalid(prop, f"No such check: {', '.join(map(str, unknown))}")
+        elif chosen is not None and not chosen:
+            invalid(prop, "Choose at least one check")
+        self._fields(ctx, inputs)
+        if chosen is None or "image-in-two-splits" in chosen:
+            kinds = types.RadioGroup()
+            for name, label in _SAME_IMAGE.items():
+                kinds.add_choice(name, label=label)
+            inputs.enum("same_image", list(_SAME_IMAGE), default="path", required=True, label="Two images are one when", view=kinds)
+        if VIEW in ctx.dataset.list_saved_views():
+            inputs.view("again", types.Notice(label="Tags of the last check are taken off these samples first"))
+        count_notice(inputs, count, "will be checked")
+        return types.Property(inputs, view=types.View(label="Check the quality of the data"))
+
+    @staticmethod
+    def _fields(ctx, inputs: types.Object) -> None:
+        texts = [name for name in ctx.dataset.get_field_schema(ftype=fo.StringField) if name != "filepath"]
+        labels = detections_fields(ctx.dataset)
+        for name, label, names, usual in (
+            ("expression_field", "Expressions", texts, "expression"),
+            ("gt_field", "Ground truth", labels, "ground_truth"),
+        ):
+            default = usual if usual in names else None
+            prop = inputs.enum(name, names, required=True, default=default, label=label, view=dropdown(names))
+            if not names:
+                invalid(prop, "This dataset has no such field")
+
+    def execute(self, ctx):
+        p = ctx.params
+        target = ctx.target_view(require_flat=True)
+
+        def work(progress):
+            report = check_quality(
+                target,
+                gt_field=p["gt_field"],
+                expression_field=p["expression_field"],
+                checks=p["checks"],
+                same_image=p.get("same_image") or "path",
+            )
+            lines = [report.summary(), *(f"* **{kind}** ({n}): {CHECKS[kind]}" for kind, n in report.counts.items() if n)]
+            return {
+                "summary": "\n".join([lines[0], "", *lines[1:]]), "checked": report.checked, "flagged": report.flagged,
+                "counts": dict(report.counts),
+            }  # fmt: skip
+
+        def show(result):
+            yield ctx.ops.reload_dataset()
+            if result["flagged"]:
+                yield ctx.ops.set_view(name=VIEW)
+
+        return perform(ctx, self, "Checking", work, show)
+
+    def resolve_output(self, ctx):
+        outputs = types.Object()
+        outputs.str("summary", label="Found", view=types.MarkdownView(read_only=True))
+        return types.Property(outputs, view=types.View(label="Quality of the data"))
