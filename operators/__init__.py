@@ -16,7 +16,7 @@ except ImportError:
     importlib.import_module("fiftyone_rexseek")
 
 #: Modules whose operators and panels are registered; their names must also be in fiftyone.yml.
-MODULES = ("data", "evaluate", "apply", "curation", "visualize", "describe", "quality", "train", "reset", "referring_panel", "results_panel")
+MODULES = ("data", "evaluate", "apply", "curation", "visualize", "describe", "quality", "train", "reset", "referring_panel", "results_panel", "compare")
 
 
 def classes():

