@@ -132,7 +132,7 @@ def _answers(rexseek: RexSeek, requests: list[SelectRequest], **options) -> list
 
 def run(quick: bool = False) -> list[Result]:
     """Measures the CPU, and the GPU when there is one. ``quick`` uses 3 expressions."""
-    results = _cpu(quick)
+    results = _cpu(quick) + _agreement(5 if quick else 40)
     if torch.cuda.is_available():
         results += _gpu(quick)
     return results
@@ -182,6 +182,32 @@ def _cpu_one_thread(quick: bool) -> list[Result]:
         ),
         Result("peak memory, CPU", ours_mb, "MB", peer, peer_mb / ours_mb, note=memory_note),
     ]
+
+
+def _agreement(images: int) -> list[Result]:
+    """How often constrained decoding gives the answer of free decoding: the packaged tiny model on unseen scenes."""
+    from fiftyone_rexseek.datasets.scenes import generate_scene
+    from fiftyone_rexseek.models.registry import entry
+
+    folder = entry("rexseek-tiny").packaged_folder
+    if not folder.is_dir():
+        return []
+    rexseek = RexSeek.from_pretrained(folder, device="cpu")
+    same = total = 0
+    for index in range(images):
+        scene = generate_scene(seed=990017, index=index)
+        boxes = scene.candidates(jitter=0.0, shuffle=False).boxes_xyxy
+        request = [
+            SelectRequest(scene.render(), boxes, [q.expression for q in scene.questions(per_domain=2)])
+        ]
+        (free,) = rexseek.select_batch(request)
+        (constrained,) = rexseek.select_batch(request, decoding="constrained")
+        same += sum(
+            a.outcome == b.outcome and set(a.indices) == set(b.indices) for a, b in zip(free, constrained)
+        )
+        total += len(free)
+    note = f"same outcome and same boxes; rexseek-tiny, {images} unseen scenes, {total} expressions"
+    return [Result("constrained decoding agrees with free decoding", 100 * same / total, "%", note=note)]
 
 
 def _gpu(quick: bool) -> list[Result]:
