@@ -1,0 +1,75 @@
+"""HumanRef in the App: what it looks like on opening, the evaluate operator, the run in the Model Evaluation panel."""
+
+import fiftyone as fo
+import pytest
+
+from fiftyone_rexseek.integration.demo import build
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """The demo, small."""
+    made = build(tmp_path_factory.mktemp("demo"), num_scenes=6, seed=7, name="app-evaluation")
+    # the run that the operator is to make
+    made.dataset.delete_evaluation("eval_random_2")
+    yield made.dataset
+    made.dataset.delete()
+
+
+def test_a_finished_look_on_opening(app, dataset):
+    app.open(dataset)
+    for group in ("REFERRING", "LABELS", "SOURCE"):
+        app.page.get_by_text(group, exact=True).first.wait_for()
+    app.shot("humanref-grid")
+    view = dataset.match({"num_targets": {"$gt": 1}}).limit(1)
+    assert len(view) == 1
+    app.open_sample(1)
+    app.shot("humanref-modal")
+
+
+def test_expressions_grouped_by_image(app, dataset):
+    app.page.goto(f"http://127.0.0.1:{app.port}/datasets/{dataset.name}?view=by-image", wait_until="domcontentloaded")
+    app.page.locator("[data-cy=fo-grid] [data-cy=looker]").first.wait_for()
+    app.page.get_by_text("6 groups", exact=False).first.wait_for()
+    app.shot("humanref-by-image")
+
+
+def test_evaluate_operator_writes_fields_and_a_run(app, dataset):
+    app.open(dataset)
+    form = app.operator("Evaluate referring expressions")
+    form.get_by_text(f"{len(dataset)} samples will be scored").wait_for()
+    form.locator("input[type=string]").last.fill("operator_run")
+    app.page.wait_for_timeout(800)  # the form is validated debounced
+    app.shot("evaluate-form")
+    app.execute(form)
+    app.page.get_by_text("DensityF1 0.5:0.95").first.wait_for()
+    app.shot("evaluate-done")
+
+    def registered():
+        dataset.reload()
+        return "operator_run" in dataset.list_evaluations()
+
+    app.until(registered, "the run is registered")
+    assert dataset.count("operator_run_score") == len(dataset)
+    assert dataset.count("operator_run_failure") == len(dataset)
+    info = dataset.get_evaluation_info("operator_run")
+    results = dataset.load_evaluation_results("operator_run")
+    field = info.config.pred_field
+    tp = dataset.count_values(f"{field}.detections.operator_run").get("tp", 0)
+    assert tp == sum(dataset.values("operator_run_tp")) and results.summary["protocol"] == "official"
+    app.close_output()
+    app.page.get_by_text("operator_run_score", exact=True).first.wait_for()  # in the sidebar
+    assert isinstance(dataset.load_saved_view("operator_run: worst first"), fo.DatasetView)
+
+
+def test_two_runs_in_the_model_evaluation_panel(app, dataset):
+    app.open(dataset)
+    app.panel("Model Evaluation")
+    app.page.get_by_text("eval_all_candidates", exact=True).first.click()
+    app.page.get_by_text("Rejection accuracy", exact=True).first.wait_for()
+    app.page.get_by_text("DensityF1 0.5:0.95", exact=True).first.scroll_into_view_if_needed()
+    app.shot("model-evaluation")
+    app.page.get_by_text("Select a comparison", exact=False).first.click()
+    app.page.get_by_text("eval_none", exact=True).last.click()
+    app.page.get_by_text("Difference", exact=False).first.wait_for()
+    app.shot("model-evaluation-compare")
