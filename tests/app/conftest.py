@@ -106,10 +106,11 @@ class App:
 @pytest.fixture(scope="session")
 def server_port(database):
     """Port of an App server that has this checkout as its only plugin."""
-    plugins = Path(os.environ["FIFTYONE_PLUGINS_DIR"])
-    plugins.mkdir(parents=True, exist_ok=True)
-    if not (plugins / "rexseek").exists():
-        os.symlink(ROOT, plugins / "rexseek")
+    # where the other tests link it too: the same plugin twice is an error
+    link = Path(os.environ["FIFTYONE_PLUGINS_DIR"]) / "@fiftyone-rexseek" / "rexseek"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(ROOT, target_is_directory=True)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
