@@ -6,6 +6,7 @@ Without Chromium or playwright these tests are skipped and say so; ``make test``
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import sys
@@ -77,7 +78,8 @@ class App:
 
     def close_output(self) -> None:
         """Closes the result of an operator."""
-        self.page.get_by_role("button", name="Close").first.click()
+        # operators that report progress show their result in another dialog than the others
+        self.page.get_by_role("button", name=re.compile("^(Close|Done)$")).first.click()
         self.page.locator("[data-cy=operators-prompt-modal]").wait_for(state="hidden")
 
     def panel(self, label: str) -> None:
