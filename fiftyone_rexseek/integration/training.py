@@ -88,7 +88,7 @@ def fine_tune(
     log = ProblemLog()
     with _Watch(out_dir, on_progress):
         result = finetune_rexseek(
-            start_of(start),
+            start if known is None or Path(start).exists() else registry.find_weights(known),
             examples_of(samples, *fields),
             out_dir,
             settings,
@@ -104,16 +104,6 @@ def fine_tune(
         result.best_step,
         log.summary(),
     )
-
-
-def start_of(name: str | Path) -> str:
-    """A checkpoint's place; the name of a model of this project stands for its folder or repository."""
-    from ..models import registry
-
-    known = registry.ENTRIES.get(str(name))
-    if known is None or Path(name).exists():
-        return str(name)
-    return known.repo_id or str(registry.find_weights(known))
 
 
 def _require_sizes(*parts) -> None:
