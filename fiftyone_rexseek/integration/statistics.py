@@ -178,13 +178,21 @@ def of_stored_run(dataset: fo.Dataset, eval_key: str) -> dict[str, Any]:
     config = dataset.get_evaluation_info(eval_key).config
     results = dataset.load_evaluation_results(eval_key)
     samples = dataset.load_evaluation_view(eval_key)
-    columns = read_columns(samples, config.pred_field, config.gt_field, candidates_field=config.candidates_field)
+    columns = _columns(samples, config)
     names = [s for s in config.spec.fields if dataset.has_sample_field(f"{eval_key}_{s}") and s != "failure"]
     fields = dict(zip(names, samples.values([f"{eval_key}_{s}" for s in names]))) if names else {}
     clusters = clusters_of(samples, columns.values.get("image_id"))
     statistics = compute(columns, fields, results.headlines, results.summary, config.method, clusters)
     keep(dataset, eval_key, statistics)
     return statistics
+
+
+def _columns(samples, config) -> Columns:
+    if isinstance(samples.get_field(config.pred_field), fo.StringField):  # generated texts
+        from .evaluation_greg import read_texts
+
+        return read_texts(samples, config)
+    return read_columns(samples, config.pred_field, config.gt_field, candidates_field=config.candidates_field)
 
 
 def run_id(dataset: fo.Dataset, eval_key: str) -> str:

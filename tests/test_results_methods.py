@@ -1,0 +1,77 @@
+"""The Results panel's content for every method: driven by what the run stored, not by a method's name."""
+
+import json
+
+import pytest
+from evaluated import make_dataset
+
+from fiftyone_rexseek.integration import comparison, results, statistics
+from fiftyone_rexseek.integration.evaluation import evaluate_referring
+from fiftyone_rexseek.integration.results_content import comparison_content, content
+
+
+@pytest.fixture(scope="module")
+def dataset(database):
+    dataset = make_dataset(60)
+    evaluate_referring(dataset, "good", eval_key="rec", method="grec", output="all")
+    evaluate_referring(dataset, "poor", eval_key="rec2", method="grec", output="all")
+    evaluate_referring(dataset, "good", eval_key="ref")
+    yield dataset
+    dataset.delete()
+
+
+def shown(dataset, key):
+    found = content(dataset, results.get_run(dataset, key))
+    assert len(json.dumps(found, allow_nan=False)) < 40_000
+    return found
+
+
+def test_humanref(dataset):
+    found = shown(dataset, "ref")
+    assert list(found["figures"]) == ["targets", "domain", "histogram", "causes", "precision_recall", "sweep"]
+    assert found["title"] == "HumanRef - protocol official"
+    assert "**60 samples** of 20 images" in found["facts"]
+    assert any("Ceiling of the candidates" in n for n in found["notes"])
+    assert any("Missing answers: 3" in n for n in found["notes"])
+    assert list(found["headlines"]["columns"].values())[:5] == ["Metric", "Score", "95% interval", "all candidates", "none"]
+    row = next(r for r in found["headlines"]["rows"] if r["label"] == "Rejection accuracy")
+    assert row["interval"] and row["baseline_1"] == "1.000"
+
+
+def test_grec(dataset):
+    found = shown(dataset, "rec")
+    stored = {h["label"]: h["value"] for h in dataset.load_evaluation_results("rec").headlines}
+    rows = {r["label"]: r for r in found["headlines"]["rows"]}
+    assert rows["Pr@(F1=1)"]["value"] == f"{stored['Pr@(F1=1)']:.3f}"
+    assert rows["Pr@(F1=1)"]["interval"] and rows["N-acc"]["interval"]
+    assert rows["Pr@(F1=1)"]["baseline_0"] and "always empty" in found["headlines"]["columns"].values()
+    assert found["figures"]["sweep"]["layout"]["title"]["text"] == "Pr@F1 by threshold"
+    for i, cause in enumerate(found["causes"]):
+        assert found["figures"]["causes"]["data"][0]["x"][i] == dataset.count_values("rec_failure")[cause]
+
+
+def test_grec_runs_compared(dataset):
+    compared = comparison.compare_runs(dataset, ["rec", "rec2"])
+    rows = {r.key: r for r in compared.rows}
+    stored = {h["key"]: h["value"] for h in dataset.load_evaluation_results("rec2").headlines}
+    for key in ("pr_f1", "t_acc", "n_acc"):
+        assert rows[key].values[1] == pytest.approx(stored[key])
+    assert compared.official is None
+    found = comparison_content(compared.to_dict())
+    assert found["only_a"] == compared.pairs[0].only_a_right
+    assert found["rows"][0]["label"] == "Pr@(F1=1)" and found["rows"][0]["difference"].startswith(("+", "-"))
+
+
+def test_ratio_of_sums_has_an_interval():
+    headlines = [{"key": "ciou", "label": "cIoU", "value": 0.5, "ratio_of": ["intersection", "union"], "mean_of": None}]
+    above, below = statistics.headline_terms(headlines, {"intersection": [1, None, 3], "union": [2, None, 6]})
+    assert above["ciou"][[0, 2]].tolist() == [1, 3] and below["ciou"][[0, 2]].tolist() == [2, 6]
+
+
+def test_large_runs_without_statistics_open_at_once(dataset, monkeypatch):
+    statistics.forget(dataset, "rec")
+    monkeypatch.setattr("fiftyone_rexseek.integration.results_content.COMPUTE_AT_ONCE", 10)
+    found = shown(dataset, "rec")
+    assert found["headlines"] is None and "have not been computed" in found["notes"][0]
+    assert {"targets", "histogram", "causes"} <= set(found["figures"])
+    assert content(dataset, results.get_run(dataset, "rec"), compute=True)["headlines"] is not None
