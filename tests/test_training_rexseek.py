@@ -1,13 +1,14 @@
 """RexSeek training: packing gives separate sequences' logits, answers are in the grammar, a few steps learn."""
 
 import random
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from fiftyone_rexseek.datasets.scenes import VOCABULARY
-from fiftyone_rexseek.models.rexseek import RexSeekForSelection, RexSeekProcessor, parse_answer
+from fiftyone_rexseek.models.rexseek import RexSeekForSelection, parse_answer
 from fiftyone_rexseek.models.rexseek.boxes import encode_boxes
 from fiftyone_rexseek.training.drawn import ATTRIBUTES, DrawnScenes, build_scenes
 from fiftyone_rexseek.training.loop import LoopConfig, train
@@ -27,23 +28,17 @@ from fiftyone_rexseek.training.packing import (
 from fiftyone_rexseek.training.pooling import pooled_boxes
 from fiftyone_rexseek.training.rexseek import FROM_SCRATCH, RexSeekObjective
 from fiftyone_rexseek.training.streams import SceneStream
-from fiftyone_rexseek.training.tiny import call, tiny_config
-from fiftyone_rexseek.training.vocabulary import word_tokenizer
+from fiftyone_rexseek.training.tiny import call
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_trainee import trainee
 
 
 @pytest.fixture(scope="module")
 def small():
     """A smaller sister of rexseek-tiny: (model, processor)."""
-    tokenizer = word_tokenizer(VOCABULARY)
-    config = tiny_config(len(tokenizer)).replace(
-        text=dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1),
-        clip=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, image_size=42),
-        convnext_dims=(8, 8, 16, 16),
-        convnext_depths=(1, 1, 1, 1),
-        image_size=96,
-    )
-    torch.manual_seed(0)
-    return RexSeekForSelection(config), RexSeekProcessor(config, tokenizer)
+    rexseek = trainee()
+    return rexseek.model, rexseek.processor
 
 
 def asked_images(processor):
@@ -187,7 +182,7 @@ def test_a_few_steps_learn_and_resume_gives_the_same_weights(small, scenes, tmp_
             ATTRIBUTES,
         )
         optimizers = build_optimizers(objective.named_parameters(), lr=3e-3, muon_lr=5e-3)
-        config = LoopConfig(folder, steps=14, checkpoint_every=5, log_every=1, progress=False, ema=0.9)
+        config = LoopConfig(folder, steps=14, checkpoint_every=5, log_every=1, progress=False, ema=0.9, bf16=True)
         return objective, train(objective, stream, call, optimizers, config, stop_after=stop_after)
 
     whole, result = run(tmp_path / "whole")

@@ -66,8 +66,8 @@ def rexseek(
 ):  # fmt: skip
     """Fine-tune RexSeek on referring expressions.
 
-    Prints one line of JSON with the outcome; the model is OUT/model. On several GPUs: ``accelerate launch -m
-    fiftyone_rexseek.cli train rexseek ...``.
+    Prints one line of JSON with the outcome; the model is OUT/model. On several GPUs:
+    ``accelerate launch $(which fiftyone-rexseek) train rexseek ...``.
     """
     from ..errors import ProblemLog
     from ..training.data import read_examples
@@ -110,11 +110,12 @@ def rexseek(
 
 
 def start_of(weights: str) -> str:
-    """A checkpoint's place; the name of the model that ships with the package stands for its folder."""
-    if weights == "rexseek-tiny" and not Path(weights).exists():
-        from ..models import rexseek as package
+    """A checkpoint's place; the name of a model that ships with the package stands for its folder."""
+    from ..models.registry import ENTRIES, find_weights
 
-        return str(Path(package.__file__).parents[1] / "weights" / "rexseek-tiny")
+    known = ENTRIES.get(weights)
+    if known is not None and not Path(weights).exists():
+        return known.repo_id if known.repo_id else str(find_weights(known))
     return weights
 
 

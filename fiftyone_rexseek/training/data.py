@@ -18,8 +18,8 @@ import torch
 
 from ..errors import ConfigError, DataError, ProblemLog
 from ..geometry import pairwise_iou
+from ..models.images import open_image
 from ..models.rexseek import RexSeekProcessor
-from ..models.rexseek.processing import load_image
 from ..referring import ReferringExample
 from .packing import AskedImage, PackedBatch, collate, question_ids, suffix_of
 
@@ -148,7 +148,7 @@ class ExampleStream:
         self._load = lru_cache(maxsize=cache)(self._load_uncached)
 
     def _load_uncached(self, index: int):
-        image = load_image(self.records[index].path)
+        image = open_image(self.records[index].path)
         return image.size, self.processor.pixels(image)
 
     def __call__(self, number: int) -> PackedBatch:

@@ -41,12 +41,12 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose step is orthogonalised, for 2-D weights.
+    """SGD with Nesterov momentum whose step is orthogonalised, for weight matrices and convolutions.
 
     Weights of equal shape are orthogonalised together, which matters for small models on a CPU.
 
     Args:
-        params: 2-D parameters (or groups of them)
+        params: parameters of at least two dimensions (or groups of them)
         lr: step size; the root-mean-square of a step is about ``0.2 * lr * sqrt(max(rows, columns))`` for every shape
         momentum: of the gradient average
         weight_decay: decoupled, times ``lr``
@@ -56,8 +56,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps})
         for group in self.param_groups:
             for p in group["params"]:
-                if p.ndim != 2:
-                    raise ValueError(f"Muon takes 2-D parameters, found shape {tuple(p.shape)}")
+                if p.ndim < 2:
+                    raise ValueError(f"Muon takes matrices and convolutions, found shape {tuple(p.shape)}")
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -78,10 +78,12 @@ class Muon(torch.optim.Optimizer):
                         state["momentum"] = torch.zeros_like(p)
                     average = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                     updates.append(p.grad.lerp(average, group["momentum"]))
-                directions = orthogonalise(torch.stack(updates), group["steps"])
+                # a convolution is a matrix of outputs by (inputs x kernel)
+                directions = orthogonalise(torch.stack(updates).flatten(2), group["steps"])
                 # rows > columns: keep the size of the step on the outputs the same for every shape
-                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                scale = max(1.0, shape[0] / directions.shape[2]) ** 0.5
                 for p, direction in zip(params, directions):
+                    direction = direction.view(shape)
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
         return loss
 

@@ -277,11 +277,11 @@ def split_hidden(
         kept = {}
         for number, layer in enumerate(language.layers, 1):
             a = layer.self_attn
-            h = _norm(layer.input_layernorm, x)
+            h = norm(layer.input_layernorm, x)
             weight = torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]).to(dtype)
             bias = torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias]).to(dtype)
             qkv = F.linear(h, weight, bias).view(b, p + k * s, heads + 2 * groups, width)
-            qk = _rotate(qkv[:, :, : heads + groups], cos, sin)
+            qk = rotate(qkv[:, :, : heads + groups], cos, sin)
             query, key, value = qk[:, :, :heads] * width**-0.5, qk[:, :, heads:], qkv[:, :, heads + groups :]
             if groups != heads:
                 key, value = (t.repeat_interleave(heads // groups, 2) for t in (key, value))
@@ -297,19 +297,21 @@ def split_hidden(
             own = (weights[..., p:].reshape(b, heads, k, s, s) @ own_v).reshape(b, heads, k * s, width)
             out = torch.cat([out_p, weights[..., :p] @ value_p + own], 2).transpose(1, 2).reshape(b, p + k * s, d)
             x = x + F.linear(out, a.o_proj.weight.to(dtype))
-            h = _norm(layer.post_attention_layernorm, x)
+            h = norm(layer.post_attention_layernorm, x)
             gate, up = F.linear(h, torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]).to(dtype)).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, layer.mlp.down_proj.weight.to(dtype))
             if number in layers:
                 kept[number] = (x[:, :p], x[:, p:].reshape(b, k, s, d))
-        x = _norm(language.norm, x)
+        x = norm(language.norm, x)
     return Hidden(x[:, :p], x[:, p:].reshape(b, k, s, d), kept)
 
 
-def _norm(norm, x: Tensor) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], norm.weight.to(x.dtype), norm.variance_epsilon)
+def norm(layer, x: Tensor) -> Tensor:
+    """Qwen2's RMS norm, in the type of ``x``."""
+    return F.rms_norm(x, x.shape[-1:], layer.weight.to(x.dtype), layer.variance_epsilon)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position code of the last dimension."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin

@@ -22,6 +22,8 @@ from .packing import (
     PackedBatch,
     embed_prefixes,
     masked_hidden,
+    norm,
+    rotate,
     split_hidden,
 )
 from .pooling import pooled_boxes
@@ -38,7 +40,9 @@ class ObjectiveConfig:
         attributes: classes of every object from its feature (needs attributes in the batch)
         match: which boxes are meant, from the hidden states of question and boxes after ``match_layer``
         pointer: the next box of the list, or its end, after ``pointer_layer``
-        identity: every box's own number, after ``identity_layer``
+        identity: every box's own number, after ``identity_layer`` and ``pointer_layer``
+        attend: the first head of the layer after ``pointer_layer`` looks at the next box of the list, so that the
+            network itself, not only its heads, learns to turn a box that fits into that box's token
         fast: use :func:`split_hidden` and :func:`pooled_boxes` instead of the model's own forward pass
         dtype: of the fast pass, "float32" or "bfloat16"
         compile: run the fast pass through ``torch.compile`` (needs a C++ compiler; the first batches take minutes)
@@ -51,6 +55,7 @@ class ObjectiveConfig:
     match: float = 0.0
     pointer: float = 0.0
     identity: float = 0.0
+    attend: float = 0.0
     match_layer: int = 4
     pointer_layer: int = 5
     identity_layer: int = 2
@@ -60,7 +65,7 @@ class ObjectiveConfig:
 
 
 #: Terms for training a small model from nothing on drawn scenes.
-FROM_SCRATCH = ObjectiveConfig(attributes=4.0, match=0.5, pointer=0.5, identity=0.1, fast=True, dtype="bfloat16")
+FROM_SCRATCH = ObjectiveConfig(attributes=4.0, match=0.5, pointer=0.5, identity=0.1, attend=0.5, fast=True, dtype="bfloat16")
 
 
 class RexSeekObjective(nn.Module):
@@ -118,6 +123,8 @@ class RexSeekObjective(nn.Module):
             hidden = masked_hidden(model.model, prefix, lengths, suffix, layers)
         self._answer_terms(hidden.suffix, batch, terms, values)
         self._object_terms(hidden.layers, batch, terms)
+        if config.attend:
+            terms["attend"] = self._attend_loss(hidden.layers[config.pointer_layer], lengths, batch)
         loss = sum(getattr(config, name) * term for name, term in terms.items())
         values.update({name: term.detach() for name, term in terms.items()})
         return loss, values
@@ -133,7 +140,7 @@ class RexSeekObjective(nn.Module):
         config = self.config
         wanted = {
             config.match_layer: config.match,
-            config.pointer_layer: config.pointer,
+            config.pointer_layer: config.pointer or config.attend,
             config.identity_layer: config.identity,
         }
         return tuple(sorted(n for n, weight in wanted.items() if weight))
@@ -193,9 +200,39 @@ class RexSeekObjective(nn.Module):
             chosen = (batch.kinds == OBJECTS) & (batch.labels != IGNORED)
             terms["pointer"] = F.cross_entropy(scores[chosen], self._pointer_targets(batch)[chosen])
         if config.identity:
-            logits = self.identity_head(of_objects(config.identity_layer)).float()[batch.has_box]
-            numbers = torch.arange(batch.has_box.shape[1], device=logits.device).expand(len(batch.boxes), -1)
-            terms["identity"] = F.cross_entropy(logits, numbers[batch.has_box])
+            numbers = torch.arange(batch.has_box.shape[1], device=batch.ids.device).expand(len(batch.boxes), -1)
+            losses = [
+                F.cross_entropy(self.identity_head(of_objects(n)).float()[batch.has_box], numbers[batch.has_box])
+                for n in {config.identity_layer, config.pointer_layer} & set(layers)
+            ]
+            terms["identity"] = torch.stack(losses).mean()
+
+    def _attend_loss(self, hidden: tuple[Tensor, Tensor], lengths: Tensor, batch: PackedBatch) -> Tensor:
+        """Cross-entropy of one head's attention, from the places before objects, over the prefix."""
+        language = self.model.model
+        layer = language.layers[self.config.pointer_layer]
+        prefix, suffix = hidden
+        b, k, s, d = suffix.shape
+        p = prefix.shape[1]
+        width = d // language.config.num_attention_heads
+        n = batch.has_box.shape[1]
+        target = self._pointer_targets(batch)
+        chosen = (batch.kinds == OBJECTS) & (batch.labels != IGNORED) & (target < n)
+        where = batch.object_positions.gather(1, target.clamp(max=n - 1).reshape(b, k * s))
+        positions = lengths[:, None] + torch.arange(s, device=suffix.device).repeat(k)
+
+        def turned(states: Tensor, projection: nn.Linear, at: Tensor) -> Tensor:
+            states = norm(layer.input_layernorm, states)
+            part = F.linear(states, projection.weight[:width].to(states.dtype), projection.bias[:width].to(states.dtype))
+            cos, sin = (t.to(part.dtype) for t in language.rotary_emb(part.float(), at))
+            return rotate(part, cos, sin)
+
+        query = turned(suffix.reshape(b, k * s, d), layer.self_attn.q_proj, positions)
+        key = turned(prefix, layer.self_attn.k_proj, torch.arange(p, device=suffix.device).expand(b, p))
+        scores = (query @ key.mT).float() * width**-0.5
+        scores = scores.masked_fill(torch.arange(p, device=suffix.device) >= lengths[:, None, None], -1e4)
+        flat = chosen.reshape(b, k * s)
+        return F.cross_entropy(scores[flat], where[flat])
 
     def _pointer_targets(self, batch: PackedBatch) -> Tensor:
         """For every label in an object list: the index of the box, or the number of boxes for the list's end."""

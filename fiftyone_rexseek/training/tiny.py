@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import torch
+
+from ..datasets.scenes import VOCABULARY
 from ..models.rexseek import RexSeek, RexSeekConfig, RexSeekForSelection, RexSeekProcessor
-from .drawn import ATTRIBUTES
+from .data import to_device
+from .drawn import ATTRIBUTES, DrawnScenes, build_scenes
 from .evaluation import fresh_scenes, score_scenes
 from .loop import LoopConfig, train
 from .optim import build_optimizers
-from .rexseek import RexSeekObjective
+from .rexseek import FROM_SCRATCH, RexSeekObjective
 from .streams import SceneStream, VisionStream
+from .vocabulary import word_tokenizer
+
+#: Seeds of the drawn scenes; reported scores come from other ones.
+TRAINING_SEED, VALIDATION_SEED = 730_411_001, 730_411_002
 
 
 def tiny_config(vocab_size: int) -> RexSeekConfig:
@@ -109,3 +123,124 @@ def as_rexseek(model: RexSeekForSelection, processor: RexSeekProcessor) -> RexSe
     """The network with its processor, ready to select."""
     end = processor.tokenizer.eos_token_id
     return RexSeek(model, processor, {"eos_token_id": end, "pad_token_id": processor.tokenizer.pad_token_id})
+
+
+@dataclass(frozen=True)
+class TinyRecipe:
+    """How ``rexseek-tiny`` is trained; the defaults are the shipped model's.
+
+    Attributes:
+        scenes: rendered for training
+        vision_steps, vision_images: first stage
+        joint_steps, images, questions: second stage; images per step, and short questions per image
+        easy_steps: of the second stage, with short questions only
+        validation_scenes, validate_every: what the best checkpoint is chosen by
+        seed: of weights and batches
+        compile: use ``torch.compile`` in the second stage (about twice as fast; needs a C++ compiler)
+    """
+
+    scenes: int = 12_000
+    vision_steps: int = 1000
+    vision_images: int = 16
+    joint_steps: int = 4000
+    images: int = 8
+    questions: int = 24
+    easy_steps: int = 500
+    validation_scenes: int = 50
+    validate_every: int = 400
+    seed: int = 0
+    compile: bool = False
+
+
+def train_rexseek_tiny(
+    out_dir: str | Path,
+    recipe: TinyRecipe | None = None,
+    workers: int = 2,
+    device: str | None = None,
+    progress: bool = True,
+    config: RexSeekConfig | None = None,
+) -> Path:
+    """Trains ``rexseek-tiny`` from nothing; returns the folder of the model (float16).
+
+    Every stage goes on where it was when the run is started again.
+
+    Args:
+        out_dir: scenes, checkpoints, logs and plots, and ``model``
+        workers: processes that render scenes
+        device: by default a GPU where there is one
+        config: another size of model
+    """
+    recipe, out_dir = recipe or TinyRecipe(), Path(out_dir)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokenizer = word_tokenizer(VOCABULARY)
+    config = config or tiny_config(len(tokenizer))
+    processor = RexSeekProcessor(config, tokenizer)
+    build_scenes(out_dir / "scenes", config, TRAINING_SEED, recipe.scenes, workers=workers)
+    scenes = DrawnScenes(out_dir / "scenes", recipe.scenes)
+    torch.manual_seed(recipe.seed)
+    model = RexSeekForSelection(config).to(place)
+    end = tokenizer.eos_token_id
+
+    vision = VisionObjective(model, FROM_SCRATCH, ATTRIBUTES).to(place)
+    stream = VisionStream(scenes, processor, end, images=recipe.vision_images, seed=recipe.seed + 1)
+    common = {"bf16": True, "progress": progress, "seed": recipe.seed, "log_every": 20, "checkpoint_every": 100}
+    pretrain_vision(
+        vision, to_device(stream, place), LoopConfig(out_dir / "vision", steps=recipe.vision_steps, final_lr=0.3, **common)
+    )
+    layers = config.text["num_hidden_layers"]
+    objective = RexSeekObjective(
+        model,
+        replace(
+            FROM_SCRATCH,
+            compile=recipe.compile,
+            match_layer=layers - 2,
+            pointer_layer=layers - 1,
+            identity_layer=max(1, layers - 4),
+        ),
+        ATTRIBUTES,
+    ).to(place)
+    objective.attribute_head.load_state_dict(vision.attribute_head.state_dict())
+    stream = SceneStream(
+        scenes, processor, end, recipe.images, recipe.questions, recipe.seed + 5, recipe.easy_steps, BOOST
+    )
+    train_language(
+        objective,
+        to_device(stream, place),
+        LoopConfig(
+            out_dir / "joint", steps=recipe.joint_steps, ema=0.998, validate_every=recipe.validate_every, **common
+        ),
+        processor,
+        {"seed": VALIDATION_SEED, "count": recipe.validation_scenes, "per_domain": 3},
+        on_best=lambda best, _: as_rexseek(best.model, processor).save_pretrained(out_dir / "model", torch.float16),
+    )
+    return out_dir / "model"
+
+
+@click.command()
+@click.option("--out", default="runs/tiny", show_default=True, type=click.Path(), help="Folder of everything the run writes.")
+@click.option("--models", default="rexseek-tiny,rela-tiny", show_default=True, help="Which models.")
+@click.option("--workers", default=2, show_default=True, help="Processes that render scenes.")
+@click.option("--device", help="Default: a GPU where there is one.")
+@click.option("--compile/--no-compile", "compiled", default=False, help="torch.compile for RexSeek; needs a C++ compiler.")
+@click.option("--install", is_flag=True, help="Put the results into the package, in place of the shipped models.")
+def main(out: str, models: str, workers: int, device: str | None, compiled: bool, install: bool) -> None:
+    """Train the models that ship with the package from nothing."""
+    from ..models.registry import WEIGHTS_FOLDER
+
+    logging.basicConfig(level=logging.INFO)
+    for name in models.split(","):
+        if name == "rexseek-tiny":
+            model = train_rexseek_tiny(Path(out) / name, TinyRecipe(compile=compiled), workers, device)
+        elif name == "rela-tiny":
+            from .rela_tiny import train_rela_tiny
+
+            model = train_rela_tiny(Path(out) / name)
+        else:
+            raise click.BadParameter(f"{name!r} is neither rexseek-tiny nor rela-tiny", param_hint="--models")
+        if install:
+            shutil.copytree(model, WEIGHTS_FOLDER / name, dirs_exist_ok=True)
+        click.echo(f"{name}: {model}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Fine-tuning: own files to a checkpoint folder, adapters, parts, new words, bad input, the command."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from fiftyone_rexseek.cli import cli
+from fiftyone_rexseek.datasets.scenes import write_humanref
+from fiftyone_rexseek.errors import ConfigError, DataError, ProblemLog
+from fiftyone_rexseek.models.rexseek import RexSeek
+from fiftyone_rexseek.referring import ReferringExample, Target
+from fiftyone_rexseek.training.data import ExampleStream, group_by_image, read_examples
+from fiftyone_rexseek.training.finetune import (
+    FineTuning,
+    finetune_rexseek,
+    learn_words,
+    prepare,
+    score_records,
+)
+from fiftyone_rexseek.training.lora import LoraOptions, add_lora, choose_parts, merge_lora
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_trainee import trainee
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    trainee().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_humanref(folder, seed=3, count=3, size=(192, 144))
+    return folder
+
+
+QUICK = dict(images=2, questions=3, progress=False, validate_every=2, device="cpu")
+
+
+def test_records_hold_every_candidate_once_and_the_targets(data):
+    pairs = list(read_examples(data, "scenes", None))
+    records = group_by_image(pairs)
+    assert len(records) == 3
+    assert sum(len(r.questions) for r in records) == len(pairs)
+    by_text = {(r.path, text): (r, targets) for r in records for text, targets in r.questions}
+    for example, path in pairs:
+        record, targets = by_text[path, example.expression]
+        np.testing.assert_allclose(record.boxes_xyxy[list(targets)], sorted_boxes(record, example))
+
+
+def sorted_boxes(record, example):
+    wanted = [list(t.box_xyxy) for t in example.targets]
+    return np.array(sorted(wanted, key=record.boxes_xyxy.tolist().index)).reshape(-1, 4)
+
+
+def test_examples_without_candidates_choose_among_known_targets():
+    box = lambda x: Target((x, 0, x + 10, 20))  # noqa: E731
+    one = ReferringExample(1, 1, "a", "a.jpg", targets=(box(0),))
+    two = ReferringExample(1, 2, "b", "a.jpg", targets=(box(30), box(0)))
+    alone = ReferringExample(2, 3, "c", "b.jpg")
+    log = ProblemLog()
+    records = group_by_image([(one, "a.jpg"), (two, "a.jpg"), (alone, "b.jpg")], log)
+    assert [r.questions for r in records] == [[("a", (0,)), ("b", (0, 1))]]
+    assert log.counts["boxes"] == 1
+
+
+def test_unreadable_image_is_left_out_of_batches(data, tmp_path):
+    records = group_by_image(read_examples(data, "scenes", None))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    records[0].path = str(tmp_path / "broken.png")
+    rexseek = trainee()
+    stream = ExampleStream(records, rexseek.processor, rexseek.eos_ids[0], images=3, questions=2)
+    assert len(stream(0).boxes) == 3
+    for record in records:
+        record.path = str(tmp_path / "broken.png")
+    with pytest.raises(DataError, match="none of the images"):
+        ExampleStream(records, rexseek.processor, rexseek.eos_ids[0])(0)
+
+
+def test_stream_batch_is_a_function_of_its_number(data):
+    records = group_by_image(read_examples(data, "scenes", None))
+    rexseek = trainee()
+    make = lambda: ExampleStream(records, rexseek.processor, rexseek.eos_ids[0], 2, 3, seed=1)  # noqa: E731
+    assert torch.equal(make()(4).ids, make()(4).ids)
+    assert not torch.equal(make()(4).object_positions.sum() + make()(4).ids.sum(), make()(5).ids.sum())
+
+
+@pytest.mark.parametrize("lora", [None, LoraOptions(rank=2, alpha=4)])
+def test_finetuned_folder_loads_and_differs_where_it_should(start, data, tmp_path, lora):
+    parts = ("projectors",) if lora else ("language",)
+    options = FineTuning(steps=3, train=parts, lora=lora, gradient_checkpointing=lora is not None, lr=5e-3, **QUICK)
+    pairs = list(read_examples(data, "scenes", None))
+    result = finetune_rexseek(start, pairs, tmp_path / "out", options, validation=pairs[:4])
+    assert result.step == 3 and result.best_score is not None
+    before, after = RexSeek.from_pretrained(start), RexSeek.from_pretrained(tmp_path / "out" / "model")
+    changed = {
+        name for (name, a), b in zip(before.model.named_parameters(), after.model.parameters()) if not torch.equal(a, b)
+    }
+    assert changed
+    assert not any(name.startswith("vision_tower") for name in changed)
+    assert any("layers" in name for name in changed)
+    assert any(name.startswith("mm_") for name in changed) == (lora is not None)
+    assert json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1])["step"] == 3
+
+
+def test_merged_adapters_give_the_same_numbers():
+    rexseek = trainee()
+    model = rexseek.model
+    choose_parts(model, ())
+    add_lora(model, LoraOptions(rank=2))
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    x = torch.randn(1, 5, model.config.hidden_size)
+    with torch.no_grad():
+        expected = model.model(inputs_embeds=x).last_hidden_state
+        names = set(trainee().model.state_dict())
+        merge_lora(model)
+        assert set(model.state_dict()) == names
+        torch.testing.assert_close(model.model(inputs_embeds=x).last_hidden_state, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_parts_are_chosen_by_name():
+    model = trainee().model
+    assert choose_parts(model, ("convnext",)) == sum(p.numel() for p in model.vision_tower_aux.parameters())
+    assert choose_parts(model, ()) == 0
+    with pytest.raises(ConfigError, match="no such part"):
+        choose_parts(model, ("everything",))
+    with pytest.raises(ConfigError, match="nothing would be trained"):
+        prepare(trainee(), FineTuning(train=()))
+
+
+def test_new_words_get_places_of_their_own():
+    rexseek = trainee()
+    size = len(rexseek.processor.tokenizer)
+    assert learn_words(rexseek, ["the person called Wombat", "the wombat."]) == ["wombat"]
+    tokenizer = rexseek.processor.tokenizer
+    assert len(tokenizer) == size
+    ids = tokenizer.encode("Wombat", add_special_tokens=False)
+    assert tokenizer.decode(ids).strip() == "wombat"
+    assert learn_words(rexseek, ["the wombat"]) == []
+    with pytest.raises(ConfigError, match="no room"):
+        learn_words(rexseek, [f"w{'x' * i}" for i in range(1, 40)])
+
+
+def test_scores_of_records_count_rejections(data):
+    numbers = score_records(trainee(), group_by_image(read_examples(data, "scenes", None))[:1])
+    assert set(numbers) >= {"score"} and 0 <= numbers["score"] <= 1
+
+
+def test_command_writes_a_model(start, data, tmp_path):
+    arguments = ["train", "rexseek", "--data", str(data), "--format", "scenes", "--out", str(tmp_path / "o")]
+    arguments += ["--weights", str(start), "--steps", "2", "--batch-images", "1", "--expressions", "2", "--lora", "2", "--device", "cpu"]
+    outcome = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+    report = json.loads(outcome.stdout.splitlines()[-1])
+    assert report["steps"] == 2
+    RexSeek.from_pretrained(report["model"]).select(Image.new("RGB", (64, 48)), [[0, 0, 20, 40]], ["the person"])
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "images", "match"),
+    [
+        ("missing.jsonl", "humanref", None, "no such file"),
+        (".", "voc", None, "unknown format"),
+        ("annotations.jsonl", "humanref", "nowhere", "no folder of images"),
+    ],
+)
+def test_bad_sources_are_named(data, source, kind, images, match):
+    with pytest.raises((DataError, ConfigError), match=match):
+        list(read_examples(data / source, kind, images and data / images))
+
+
+def test_nothing_to_train_on(start, tmp_path):
+    with pytest.raises(DataError, match="nothing to train on"):
+        finetune_rexseek(start, [], tmp_path, FineTuning(**QUICK))
