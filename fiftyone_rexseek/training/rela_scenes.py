@@ -71,13 +71,18 @@ class SceneBatch:
 
 
 def scene_batch(
-    seed: int, number: int, *, scenes: int, expressions: int, image_size: int, tokenizer=None, max_length: int = 20
+    seed: int, number: int, *, scenes: int, expressions: int, image_size: int, tokenizer=None, max_length: int = 20,
+    easy_batches: int = 0,
 ) -> SceneBatch:
-    """Batch ``number`` of a stream: a pure function of its arguments, scenes never repeat."""
+    """Batch ``number`` of a stream: a pure function of its arguments, scenes never repeat.
+
+    The first ``easy_batches`` show two to five people only.
+    """
     rng = random.Random(f"rela-batch/{seed}/{number}")
     images, masks, boxes, attributes, members, texts, index = [], [], [], [], [], [], []
     for i in range(scenes):
         people = (3, 10) if rng.random() < 0.85 else (1, 12)
+        people = (2, 5) if number < easy_batches else people
         scene = generate_scene(seed, number * scenes + i, size=rng.choice(SCENE_SIZES), num_people=people)
         picture = Image.fromarray(scene.render()).resize((image_size, image_size), Image.Resampling.BILINEAR)
         images.append(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1))

@@ -6,8 +6,9 @@ training only (nothing of it is part of the shipped network):
 
 * the backbone first learns to name the attributes of the person at every place (:func:`pretraining_loss`);
 * every pass of the decoder is supervised by the minimap, with soft targets that no small person escapes;
-* every region learns mask and box of the person that dominates its cell, target or not (the merged mask is the
-  minimap-weighted sum of the region masks, so this is consistent with the model's own output rule);
+* every region learns the box of the person that dominates its cell, target or not. (Teaching every region that
+  person's *mask* as well was tried and hurts: the merged mask is the sum of region masks weighted by raw minimap
+  logits, which needs the masks of regions without target to be the complement of the target);
 * regions and backbone keep naming the attributes; the pixel decoder's stride-8 map predicts the target mask;
 * Dice beside the cross entropy of the mask.
 """
@@ -20,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..models.rela.decoder import region_masks
 from ..models.rela.losses import (
     ReLATargets,
     box_losses,
@@ -47,7 +47,6 @@ class ScratchWeights:
     minimap: float = 4.0
     count: float = 0.5
     boxes: float = 0.3
-    regions: float = 1.0
     early_mask: float = 2.0
     attributes: float = 0.3
 
@@ -66,7 +65,6 @@ class ScratchReLA(nn.Module):
         self.early_mask_head = nn.Conv2d(config.pixel_width, 1, 1)
         self._trunk: Tensor | None = None
         self._fine_memory: Tensor | None = None
-        self._mask_features: Tensor | None = None
         network.backbone.layers[2].fusion.register_forward_pre_hook(self._keep_trunk)
         network.sem_seg_head.pixel_decoder.register_forward_hook(self._keep_memory)
 
@@ -74,7 +72,7 @@ class ScratchReLA(nn.Module):
         self._trunk = inputs[0]
 
     def _keep_memory(self, _module, _inputs, outputs):
-        self._mask_features, self._fine_memory = outputs[0], outputs[1][-1]
+        self._fine_memory = outputs[1][-1]
 
     def places(self, images: Tensor) -> Tensor:
         """Attribute logits and a person logit for every place at stride 8 (S, h*w, values + 1); no language."""
@@ -156,7 +154,6 @@ def joint_loss(model: ScratchReLA, batch: SceneBatch, progress: float, weights: 
     l1, giou = box_losses(output, boxes)
     terms["boxes"] = terms["boxes"] + 5 * l1 + 2 * giou
 
-    terms["regions"] = dense_region_loss(output, model._mask_features, batch, cells)
     early = F.interpolate(
         model.early_mask_head(model._fine_memory).float(), size=(MASKS_EARLY, MASKS_EARLY), mode="bilinear"
     )[:, 0]
@@ -189,29 +186,3 @@ def dense_box_loss(boxes: Tensor, cells: Cells, index: Tensor) -> Tensor:
     predicted, wanted = boxes[present], cells.boxes[index][present]
     giou = paired_giou(to_xyxy(predicted), to_xyxy(wanted))
     return 5 * (predicted - wanted).abs().sum(dim=1).mean() + 2 * (1 - giou).mean()
-
-
-def dense_region_loss(output, mask_features: Tensor, batch: SceneBatch, cells: Cells) -> Tensor:
-    """Every region's mask against its person's, in every pass, for one expression of each scene.
-
-    One expression suffices, because who stands where does not depend on it.
-    """
-    first = torch.tensor([int((batch.image_index == s).nonzero()[0]) for s in range(len(batch.images))])
-    present = cells.person >= 0
-    h, w = mask_features.shape[-2:]
-    wanted = torch.cat(
-        [
-            F.interpolate(m[None], size=(h, w), mode="area")[0][p[p >= 0]]
-            for m, p in zip(batch.person_masks, cells.person)
-        ]
-    )
-    features = mask_features[first]
-    total = 0.0
-    embeddings = [*output.pass_embeddings, None]
-    for embedding in embeddings:
-        masks = output.region_masks[first] if embedding is None else region_masks(embedding[first], features)
-        logits = masks[present].float()
-        # few pixels are anybody's: positives count more
-        weight = 1 + 4 * wanted
-        total = total + F.binary_cross_entropy_with_logits(logits, wanted, weight=weight) * 4 + dice_loss(logits, wanted)
-    return total / len(embeddings)

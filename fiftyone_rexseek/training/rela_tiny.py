@@ -37,6 +37,7 @@ class TinyRecipe:
     Attributes:
         pretrain_minutes, joint_minutes: budgets of the two stages; steps instead when given
         scenes, expressions: per step of the joint stage, expressions per scene
+        easy_batches: the joint stage begins with this many batches of scenes with two to five people
         pretrain_scenes: per step of the first stage
         muon_lr, adam_lr, trunk_lr_scale: joint stage; the pretrained backbone learns more slowly
         seed: of weights, scenes and expressions
@@ -47,7 +48,8 @@ class TinyRecipe:
     pretrain_steps: int | None = None
     joint_steps: int | None = None
     scenes: int = 8
-    expressions: int = 6
+    expressions: int = 4
+    easy_batches: int = 400
     pretrain_scenes: int = 16
     muon_lr: float = 3e-3
     adam_lr: float = 2e-3
@@ -105,6 +107,7 @@ def train_tiny(
     batch_at = partial(
         scene_batch, 10 * recipe.seed + 101, scenes=recipe.scenes, expressions=recipe.expressions,
         image_size=size, tokenizer=tokenizer, max_length=model.network.config.max_text_length,
+        easy_batches=recipe.easy_batches,
     )  # fmt: skip
     scale = lambda name: recipe.trunk_lr_scale if _in_trunk(name) else float("place_head" not in name)  # noqa: E731
     optimizers = build_optimizers(
@@ -124,10 +127,10 @@ def train_tiny(
 
 
 def uses_muon(name: str, parameter: nn.Parameter) -> bool:
-    """Weight matrices of linear layers; not the tables, and not the small output heads."""
-    tables = ("word_embeddings", "position_embeddings", "token_type", "query_", "level_embed", "bias_table")
+    """Weight matrices of linear layers and convolutions; not the tables, and not the small output heads."""
+    tables = ("patch_embed", "word_embeddings", "position_embeddings", "token_type", "query_", "level_embed", "bias_table")
     heads = ("minimap_embed", "_head", "box_embed.layers.1", "count_embed.layers.1")
-    return parameter.ndim == 2 and not any(part in name for part in (*tables, *heads))
+    return parameter.ndim >= 2 and not any(part in name for part in (*tables, *heads))
 
 
 def _in_trunk(name: str) -> bool:

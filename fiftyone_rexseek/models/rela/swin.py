@@ -176,8 +176,9 @@ class SwinWithLanguage(nn.Module):
             self.add_module(f"norm{i}", nn.LayerNorm(dim))
         self.apply(_init_linear)
         for layer in self.layers[:-1]:
-            # Zero gates: at the start of training the next stage sees the plain Swin features.
-            nn.init.zeros_(layer.res_gate[0].weight)
+            # Closed gates: at the start of training the next stage sees the plain Swin features. Only the last layer
+            # is zero; the public code zeroes both, and such a gate has no gradient and never opens.
+            nn.init.xavier_uniform_(layer.res_gate[0].weight)
             nn.init.zeros_(layer.res_gate[2].weight)
 
     def embed(self, images: Tensor) -> Tensor:

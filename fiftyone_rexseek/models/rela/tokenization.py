@@ -78,7 +78,9 @@ def tokenize(tokenizer: Any, expressions: Sequence[str], max_length: int) -> tup
     lengths = []
     for i, expression in enumerate(expressions):
         # Only the beginning can matter; WordPiece of a megabyte of text would take seconds.
-        found = tokenizer(expression[: 100 * max_length], add_special_tokens=True, verbose=False).input_ids
+        # Half a surrogate pair (a badly decoded file) would be refused by the tokenizer.
+        text = expression[: 100 * max_length].encode("utf-8", "replace").decode("utf-8")
+        found = tokenizer(text, add_special_tokens=True, verbose=False).input_ids
         lengths.append(len(found))
         found = found[:max_length]
         ids[i, : len(found)] = torch.tensor(found, dtype=torch.long)

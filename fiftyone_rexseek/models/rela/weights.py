@@ -295,7 +295,7 @@ def check_text_encoder(folder: str | os.PathLike) -> None:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as e:
         raise CheckpointError("no readable config.json of a text encoder", where=path) from e
-    if kind != "bert":
+    if kind not in ("bert", "rela"):  # a ReLA folder holds BERT's tokenizer
         raise CheckpointError(
             "the text encoder is not BERT-like", where=path, expected="model_type 'bert'", found=kind,
             advice="ReLA was trained with bert-base-uncased; give that folder.",
