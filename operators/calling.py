@@ -109,8 +109,8 @@ def _stream(ctx, operator, label, work, then) -> Iterator[Any]:
             else:
                 yield event
     except ReferringError as e:
-        # the answer has begun, so the App can no longer be given an error of the request
-        yield ctx.ops.notify(str(e), variant="error")
+        # the answer has begun, so the App can no longer be given an error of the request; a notice would vanish
+        yield ctx.ops.show_output(outputs=_failure(str(e)).to_json(), results={})
         return
     if result is None:
         return
@@ -120,6 +120,12 @@ def _stream(ctx, operator, label, work, then) -> Iterator[Any]:
     outputs = operator.resolve_output(ctx)
     if outputs is not None:
         yield ctx.ops.show_output(outputs=outputs.to_json(), results=result)
+
+
+def _failure(message: str) -> types.Property:
+    outputs = types.Object()
+    outputs.view("error", types.Error(label="This did not work", description=message))
+    return types.Property(outputs, view=types.View(label="This did not work"))
 
 
 def summary_output(ctx, label: str, *fields: tuple[str, str]) -> types.Property:

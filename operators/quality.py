@@ -69,8 +69,10 @@ class CheckQuality(CallableOperator):
         target = ctx.target_view(require_flat=True)
 
         def work(progress):
+            # boxes are compared in pixels; a picture that cannot be read has no size and is left out
+            target.compute_metadata(skip_failures=True, progress=progress)
             report = check_quality(
-                target,
+                target.exists("metadata.width"),
                 gt_field=p["gt_field"],
                 expression_field=p["expression_field"],
                 checks=p["checks"],

@@ -81,7 +81,7 @@ def fine_tune(
     known = registry.ENTRIES.get(str(start))
     if known is not None and known.family != "rexseek":
         raise ConfigError("this model is not fine-tuned from FiftyOne", expected="a RexSeek", found=str(start))
-    _require_sizes(samples, validation)
+    samples, validation = _with_sizes(samples), _with_sizes(validation) if validation is not None else None
     out_dir = Path(out_dir).expanduser()
     settings = FineTuning(progress=False, **options)
     fields = (gt_field, candidates_field, expression_field)
@@ -106,10 +106,10 @@ def fine_tune(
     )
 
 
-def _require_sizes(*parts) -> None:
-    for part in parts:
-        if part is not None:
-            part.compute_metadata(skip_failures=True, progress=False)
+def _with_sizes(samples: fo.core.collections.SampleCollection) -> fo.DatasetView:
+    """The samples whose pictures can be read: boxes are trained on in pixels."""
+    samples.compute_metadata(skip_failures=True, progress=False)
+    return samples.exists("metadata.width")
 
 
 class _Watch:
