@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..datasets.scenes import VOCABULARY
 from ..geometry import pairwise_iou
+from ..models.rela import ReLA
 from ..models.rela.config import ReLAConfig
 from ..models.rela.modeling import ReLANetwork
 from ..models.rela.outputs import Answer, answers
@@ -124,6 +125,18 @@ def train_tiny(
     hook = None if on_best is None else lambda m, numbers: on_best(m.network, tokenizer, numbers)
     result = train(model, batch_at, joint_loss, optimizers, loop, partial(validate, batches=validation), on_best=hook)
     return model.network, tokenizer, result
+
+
+def train_rela_tiny(out_dir: str | Path, recipe: TinyRecipe | None = None, **changes) -> Path:
+    """Trains ``rela-tiny`` and returns the folder of the model (float16); the best so far is written as it is found."""
+    folder = Path(out_dir) / "model"
+
+    def keep(network: ReLANetwork, tokenizer, numbers: Mapping[str, float]) -> None:
+        ReLA(network, tokenizer).save_pretrained(folder, torch.float16)
+
+    network, tokenizer, _ = train_tiny(out_dir, recipe, keep, **changes)
+    keep(network, tokenizer, {})
+    return folder
 
 
 def uses_muon(name: str, parameter: nn.Parameter) -> bool:

@@ -1,0 +1,145 @@
+"""Speed of ReLA: images per second of Swin-B at 480, and how near deformable attention is to ``grid_sample``.
+
+Random weights: speed does not depend on them. On a GPU also bfloat16, ``torch.compile`` and batches up to 64, beside the
+floor that counted floating point operations give. The paper states 16.5 frames/s for Swin-B on a V100.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch.nn import functional as F
+
+from fiftyone_rexseek.models.rela import ReLAConfig, ReLANetwork
+from fiftyone_rexseek.models.rela.deformable import DeformableAttention, reference_points
+
+from .harness import Result, best_of
+
+PAPER_FPS_V100 = 16.5
+#: Dense bfloat16 peak of the GPUs that this was measured on, in FLOP/s.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12}
+
+
+def run(quick: bool = False) -> list[Result]:
+    """``quick``: the tiny variant in place of Swin-B."""
+    torch.manual_seed(0)
+    variant = "tiny" if quick else "swin-base"
+    network = ReLANetwork(ReLAConfig.from_variant(variant)).eval()
+    results = _cpu(network, variant)
+    results.append(_deformable(quick))
+    results += _decision(quick)
+    if torch.cuda.is_available():
+        results += _gpu(network.cuda(), variant, (1, 4) if quick else (1, 4, 16, 64))
+    return results
+
+
+def _inputs(config: ReLAConfig, batch: int, device="cpu"):
+    images = torch.randint(0, 255, (batch, 3, config.image_size, config.image_size), dtype=torch.uint8, device=device)
+    ids = torch.randint(5, config.vocab_size, (batch, config.max_text_length), device=device)
+    return images, ids, torch.ones_like(ids)
+
+
+def _cpu(network: ReLANetwork, variant: str) -> list[Result]:
+    note = f"{network.config.image_size}x{network.config.image_size}, float32, {torch.get_num_threads()} threads"
+    results = []
+    for batch in (1, 2):
+        inputs = _inputs(network.config, batch)
+
+        def call(inputs=inputs):
+            with torch.inference_mode():
+                network(*inputs)
+
+        seconds = best_of(call, 2)
+        results.append(Result(f"rela-{variant}, batch {batch}, CPU", batch / seconds, "images/s", note=note))
+    return results
+
+
+def _deformable(quick: bool) -> Result:
+    """One deformable attention layer against nothing but its three ``grid_sample`` calls."""
+    config = ReLAConfig.from_variant("tiny" if quick else "swin-base")
+    dim, heads, points = config.pixel_width, config.encoder_heads, config.encoder_points
+    sizes = [(config.image_size // s,) * 2 for s in (32, 16, 8)]
+    tokens = sum(h * w for h, w in sizes)
+    layer = DeformableAttention(dim, heads, 3, points).eval()
+    x, reference = torch.randn(1, tokens, dim), reference_points(sizes, "cpu")
+    maps = [torch.randn(heads, dim // heads, h, w) for h, w in sizes]
+    grid = torch.rand(heads, tokens, points, 2) * 2 - 1
+
+    def whole():
+        with torch.inference_mode():
+            layer(x, reference, x, sizes)
+
+    def floor():
+        with torch.inference_mode():
+            for m in maps:
+                F.grid_sample(m, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    floor_seconds, seconds = best_of(floor, 5), best_of(whole, 5)
+    return Result(
+        "deformable attention layer", seconds, "s", peer=f"its grid_sample calls alone: {floor_seconds:.4g} s",
+        ratio=floor_seconds / seconds, note=f"{tokens} queries, {heads} heads, {points} points; 1 = no other cost",
+    )  # fmt: skip
+
+
+def _decision(quick: bool) -> list[Result]:
+    """Foreground by comparison against argmax over the two channels."""
+    from fiftyone_rexseek.models.rela.outputs import foreground
+
+    probabilities = torch.rand(2, 480, 480)
+    n = 5 if quick else 50
+
+    def many(function):
+        return best_of(lambda: [function(probabilities) for _ in range(n)], 3) / n
+
+    argmax, comparison = many(lambda p: p.argmax(dim=0)), many(foreground)
+    same = torch.equal(foreground(probabilities), probabilities.argmax(dim=0).bool())
+    return [
+        Result(
+            "mask decision at 480x480", comparison * 1000, "ms", peer=f"argmax: {argmax * 1000:.3g} ms",
+            ratio=argmax / comparison, note="equal results" if same else "RESULTS DIFFER",
+        )
+    ]  # fmt: skip
+
+
+def count_flops(network: ReLANetwork, inputs) -> float:
+    """Floating point operations of one forward pass, as PyTorch counts them (matrix products and convolutions)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(*inputs)
+    return float(counter.get_total_flops())
+
+
+def _gpu(network: ReLANetwork, variant: str, batches) -> list[Result]:
+    name = torch.cuda.get_device_name()
+    peak = next((v for k, v in PEAK_FLOPS.items() if k in name), None)
+    network = network.to(torch.bfloat16)
+    flops = count_flops(network, _inputs(network.config, 1, "cuda"))
+    results = []
+    for compiled in (False, True):
+        model = torch.compile(network) if compiled else network
+        for batch in batches:
+            inputs = _inputs(network.config, batch, "cuda")
+            rate = batch / _gpu_seconds(model, inputs)
+            note = f"{name}, bfloat16{', torch.compile' if compiled else ''}; {flops / 1e9:.0f} GFLOP an image"
+            if peak:
+                note += f"; floor from FLOPs {peak / flops:.0f} images/s"
+            peer, ratio = None, None
+            if not compiled and variant == "swin-base":
+                peer, ratio = f"paper, V100: {PAPER_FPS_V100} images/s", rate / PAPER_FPS_V100
+            label = f"rela-{variant}, batch {batch}, GPU{', compiled' if compiled else ''}"
+            results.append(Result(label, rate, "images/s", peer=peer, ratio=ratio, note=note))
+    return results
+
+
+def _gpu_seconds(model, inputs, repeats: int = 10) -> float:
+    with torch.inference_mode():
+        for _ in range(3):
+            model(*inputs)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            model(*inputs)
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats

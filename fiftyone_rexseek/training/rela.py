@@ -1,0 +1,269 @@
+"""Fine-tuning ReLA on people's own data: batches, losses, validation, from a checkpoint folder to a checkpoint folder."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .. import masks as rle
+from ..errors import ConfigError, DataError, ProblemLog
+from ..metrics.gres import GresConfig, MaskAnswer, evaluate_gres, truths
+from ..models.images import open_image
+from ..models.rela import ReLA, SegmentRequest
+from ..models.rela.losses import ReLATargets, conference_loss, journal_loss
+from ..models.rela.processing import resize_image
+from ..models.rela.tokenization import tokenize
+from ..referring import ReferringExample
+from .loop import LoopConfig, LoopResult, train
+from .optim import build_optimizers
+
+logger = logging.getLogger(__name__)
+
+Pair = tuple[ReferringExample, str]
+#: What can learn, and the beginnings of the names of its parameters.
+PARTS = {
+    "text": ("text_encoder.encoder.",),
+    "backbone": ("backbone.",),
+    "pixel_decoder": ("sem_seg_head.pixel_decoder.",),
+    "decoder": ("sem_seg_head.predictor.",),
+}
+#: The public recipe leaves BERT's embeddings and its last two layers as they were pretrained.
+UNTRAINED_TEXT_LAYERS = 2
+
+
+@dataclass(frozen=True)
+class ReLAFineTuning:
+    """Options of :func:`finetune_rela`; learning rate, decay and clipping default to the public recipe.
+
+    Attributes:
+        steps: optimiser steps
+        lr: of AdamW; None: 1e-5 for models with BERT-base, 3e-4 for smaller ones
+        weight_decay, clip: 0.05 and 0.01 in the public recipe (its gradients are large)
+        batch: expressions per micro-batch
+        accumulate: micro-batches per step
+        train: parts that learn, of :data:`PARTS`
+        bf16: bfloat16 autocast
+        validation_share: share of the images kept for validation (when no validation set is given)
+        validate_every, seed, progress, device: as they say
+    """
+
+    steps: int = 300
+    lr: float | None = None
+    weight_decay: float = 0.05
+    clip: float = 0.01
+    batch: int = 8
+    accumulate: int = 1
+    train: tuple[str, ...] = ("text", "backbone", "pixel_decoder", "decoder")
+    bf16: bool = False
+    validation_share: float = 0.1
+    validate_every: int = 100
+    seed: int = 0
+    progress: bool = True
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class ReLABatch:
+    """B expressions: images uint8 (B, 3, size, size), token ids and mask (B, N), targets."""
+
+    images: Tensor
+    token_ids: Tensor
+    attention_mask: Tensor
+    targets: ReLATargets
+
+    def to(self, device) -> ReLABatch:
+        return ReLABatch(
+            self.images.to(device), self.token_ids.to(device), self.attention_mask.to(device), self.targets.to(device)
+        )
+
+
+class ExampleBatches:
+    """``batch_at(number)`` over examples, every one once per epoch, in an order that depends on the seed only."""
+
+    def __init__(self, pairs: Sequence[Pair], rela: ReLA, batch: int, seed: int = 0, log: ProblemLog | None = None):
+        self.pairs, self.rela, self.size, self.seed = list(pairs), rela, batch, seed
+        self.log = log if log is not None else ProblemLog()
+        if not self.pairs:
+            raise DataError("there is nothing to train on", expected="at least one example")
+
+    def __call__(self, number: int) -> ReLABatch:
+        """Batch ``number``; an example whose image cannot be read is reported and replaced by the next one."""
+        rows, k = [], number * self.size
+        for _ in range(self.size + len(self.pairs)):
+            epoch, place = divmod(k, len(self.pairs))
+            example, path = self.pairs[self._order(epoch)[place]]
+            k += 1
+            try:
+                image = open_image(path)
+                rows.append((image, example, *target_mask(example, image.size, self.rela.config.image_size, self.log)))
+            except DataError as e:
+                self.log.add("bad-example", path, str(e))
+            if len(rows) == self.size:
+                return self._collate(rows)
+        raise DataError("no example of the training set can be read", found=self.log.summary())
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(len(self.pairs)))
+        random.Random(f"rela-order/{self.seed}/{epoch}").shuffle(order)
+        return order
+
+    def _collate(self, rows) -> ReLABatch:
+        config = self.rela.config
+        ids, mask, _ = tokenize(self.rela.tokenizer, [e.expression for _, e, _, _ in rows], config.max_text_length)
+        counts = torch.tensor([sum(not t.iscrowd for t in e.targets) for _, e, _, _ in rows])
+        targets = ReLATargets(torch.stack([m for _, _, m, _ in rows]), tuple(b for _, _, _, b in rows), counts)
+        images = torch.stack([resize_image(image, config.image_size) for image, _, _, _ in rows])
+        return ReLABatch(images, ids, mask, targets)
+
+
+def target_mask(
+    example: ReferringExample, size_wh: tuple[int, int], square: int, log: ProblemLog
+) -> tuple[Tensor, Tensor]:
+    """Merged mask uint8 (square, square) and boxes (n, 4) cxcywh relative of an example's targets, crowds left out.
+
+    A target without segmentation is taken to fill its box: a weak label, which is reported.
+    """
+    width, height = size_wh
+    merged = np.zeros((height, width), bool)
+    boxes = []
+    for target in example.targets:
+        if target.iscrowd:
+            continue
+        x0, y0, x1, y1 = target.box_xyxy
+        boxes.append([(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height])
+        if target.segmentation:
+            merged |= rle.decode(rle.compress(target.segmentation, height, width))
+        else:
+            log.add("no-mask", f"expression {example.expression_id}", "a target has no mask: its box is used")
+            left, top, right, bottom = rle.pixel_window(target.box_xyxy, height, width)
+            merged[top:bottom, left:right] = True
+    small = Image.fromarray(merged.astype(np.uint8)).resize((square, square), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.asarray(small).copy()), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+
+
+def batch_loss(network: nn.Module, batch: ReLABatch, progress: float):
+    """The published loss of the model's form, and its parts for the log."""
+    output = network(batch.images, batch.token_ids, batch.attention_mask)
+    own = getattr(network, "module", network).config
+    losses = journal_loss(output, batch.targets) if own.journal else conference_loss(output, batch.targets)
+    return losses["total"], {k: v.detach() for k, v in losses.items() if k != "total"}
+
+
+def choose_parts(network: nn.Module, parts: Sequence[str]) -> int:
+    """Lets these parts learn and freezes the rest; returns how many parameters learn.
+
+    Raises:
+        ConfigError: an unknown part, or none
+    """
+    unknown = [p for p in parts if p not in PARTS]
+    if unknown or not parts:
+        raise ConfigError("unknown part" if unknown else "nothing would be trained", expected=f"some of {sorted(PARTS)}", found=unknown or "none")
+    starts = tuple(s for p in parts for s in PARTS[p])
+    layers = len(network.text_encoder.encoder.layer)
+    kept = range(layers - UNTRAINED_TEXT_LAYERS, layers) if layers > UNTRAINED_TEXT_LAYERS else ()
+    still = tuple(f"text_encoder.encoder.layer.{i}." for i in kept)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(starts) and not name.startswith(still))
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def score_pairs(rela: ReLA, pairs: Sequence[Pair], batch_size: int = 16) -> dict[str, float]:
+    """Official GRES figures (masks at the original size) of answers about examples; ``score`` is gIoU as a fraction."""
+    config, log = GresConfig("original-size"), ProblemLog()
+    answers = []
+    for start in range(0, len(pairs), batch_size):
+        part = pairs[start : start + batch_size]
+        requests = [SegmentRequest(path, [example.expression]) for example, path in part]
+        for [selection] in rela.segment_batch(requests, batch_size=batch_size):
+            answered = selection.outcome.is_answer
+            answers.append(MaskAnswer(selection.merged_mask, selection.outcome.value == "rejected") if answered else None)
+    sized = [_with_size(example, path) for example, path in pairs]
+    result = evaluate_gres(zip(truths(sized, config, log), answers), config, log).summary()
+    numbers = {k: float(result[k]) for k in ("gIoU", "cIoU", "N_acc", "T_acc") if k in result}
+    return {**numbers, "score": numbers["gIoU"] / 100}
+
+
+def _with_size(example: ReferringExample, path: str) -> ReferringExample:
+    if example.width and example.height:
+        return example
+    from dataclasses import replace
+
+    width, height = open_image(path).size
+    return replace(example, width=width, height=height)
+
+
+def finetune_rela(
+    start: str | Path,
+    examples: Iterable[Pair],
+    out_dir: str | Path,
+    options: ReLAFineTuning | None = None,
+    validation: Iterable[Pair] | None = None,
+    log: ProblemLog | None = None,
+    accelerator=None,
+    tokenizer: str | Path | None = None,
+) -> LoopResult:
+    """Teaches a checkpoint new expressions; the result is a folder that ``ReLA.from_pretrained`` reads.
+
+    Conference weights are trained by the conference losses, models with box or count head by the journal's. The best
+    checkpoint by gIoU on the validation images is written to ``out_dir/model``; log and plot are beside it. A run that
+    was killed goes on where it was.
+
+    Args:
+        start: folder or file of the weights
+        examples: pairs of example and path of its image
+        out_dir: made when missing
+        validation: pairs to choose by; by default some of the images of ``examples``
+        accelerator: for several GPUs
+        tokenizer: BERT's, for weights that come without
+    """
+    options = options or ReLAFineTuning()
+    log = log if log is not None else ProblemLog()
+    pairs = [pair for pair in examples if pair[0].expression.strip()]
+    held_out = list(validation) if validation is not None else _hold_out(pairs, options)
+    device = accelerator.device if accelerator is not None else options.device
+    rela = ReLA.from_pretrained(start, tokenizer=tokenizer, device=device, dtype=torch.float32)
+    learned = choose_parts(rela.network, options.train)
+    logger.info("training %d of %d parameters", learned, sum(p.numel() for p in rela.network.parameters()))
+    batches = ExampleBatches(pairs, rela, options.batch, options.seed, log)
+    lr = options.lr if options.lr is not None else (1e-5 if rela.config.text_dim >= 768 else 3e-4)
+    optimizers = build_optimizers(rela.network.named_parameters(), lr=lr, weight_decay=options.weight_decay)
+    config = LoopConfig(
+        out_dir,
+        steps=options.steps,
+        accumulate=options.accumulate,
+        clip=options.clip,
+        bf16=options.bf16,
+        seed=options.seed,
+        validate_every=options.validate_every,
+        checkpoint_every=options.validate_every,
+        progress=options.progress,
+    )
+    result = train(
+        rela.network,
+        lambda number: batches(number).to(rela.device),
+        batch_loss,
+        optimizers,
+        config,
+        (lambda network: score_pairs(rela, held_out)) if held_out else None,
+        accelerator,
+    )
+    if accelerator is None or accelerator.is_main_process:
+        rela.save_pretrained(Path(out_dir) / "model")
+    return result
+
+
+def _hold_out(pairs: list[Pair], options: ReLAFineTuning) -> list[Pair]:
+    """Takes the examples of some images out of ``pairs`` for validation; none when there are too few images."""
+    paths = list(dict.fromkeys(path for _, path in pairs))
+    chosen = set(random.Random(options.seed).sample(paths, int(len(paths) * options.validation_share)))
+    held_out = [pair for pair in pairs if pair[1] in chosen]
+    pairs[:] = [pair for pair in pairs if pair[1] not in chosen]
+    return held_out

@@ -1,0 +1,180 @@
+"""Training of ReLA: a few steps, from nothing and from a checkpoint; never minutes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from fiftyone_rexseek.datasets.scenes import generate_scene, write_humanref
+from fiftyone_rexseek.errors import ConfigError, ProblemLog
+from fiftyone_rexseek.models.rela import ReLA
+from fiftyone_rexseek.referring import ReferringExample, Target
+from fiftyone_rexseek.training.rela import (
+    ExampleBatches,
+    ReLAFineTuning,
+    choose_parts,
+    finetune_rela,
+    score_pairs,
+    target_mask,
+)
+from fiftyone_rexseek.training.rela_scenes import ATTRIBUTES, averaged_masks, scene_batch
+from fiftyone_rexseek.training.rela_scratch import cells_of
+from fiftyone_rexseek.training.rela_tiny import (
+    TinyRecipe,
+    boxes_all_right,
+    build_tiny,
+    train_rela_tiny,
+    train_tiny,
+)
+
+SMALL = dict(image_size=64, swin_depths=(1, 1, 1, 1), swin_windows=(4, 4, 4, 2), decoder_layers=2, text_layers=1)
+RECIPE = TinyRecipe(
+    pretrain_minutes=None, joint_minutes=None, pretrain_steps=2, joint_steps=4, scenes=2, expressions=2,
+    pretrain_scenes=2, validation_scenes=4, validate_every=2, bf16=False,
+)  # fmt: skip
+
+
+def test_from_nothing_to_a_folder(tmp_path):
+    folder = train_rela_tiny(tmp_path, RECIPE, **SMALL)
+    rela = ReLA.from_pretrained(folder)
+    assert rela.config.image_size == 64 and rela.config.box_head and rela.config.count_head
+    scene = generate_scene(3, 0, size=(160, 128))
+    selections = rela.segment(scene.render(), ["the person in a red shirt", "everyone"])
+    assert all(s.outcome.is_answer for s in selections)
+    assert (tmp_path / "joint" / "log.png").exists()
+
+
+def test_resumed_training_gives_the_same_weights(tmp_path):
+    from fiftyone_rexseek.training import rela_tiny
+
+    network, _, _ = train_tiny(tmp_path / "a", RECIPE, **SMALL)
+    original = rela_tiny.train
+
+    def killed(*args, **kwargs):
+        if args[4].out_dir.name == "joint":
+            original(*args, stop_after=None, **kwargs) if (args[4].out_dir / "checkpoint.pt").exists() else original(
+                *args, stop_after=3, **kwargs
+            )
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    rela_tiny.train = killed
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "b", RECIPE, **SMALL)
+    finally:
+        rela_tiny.train = original
+    again, _, result = train_tiny(tmp_path / "b", RECIPE, **SMALL)
+    assert result.step == 4
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_scene_batches_are_what_the_scenes_say():
+    _, tokenizer = build_tiny(0, **SMALL)
+    batch = scene_batch(5, 3, scenes=3, expressions=2, image_size=64, tokenizer=tokenizer)
+    again = scene_batch(5, 3, scenes=3, expressions=2, image_size=64, tokenizer=tokenizer)
+    assert torch.equal(batch.images, again.images) and torch.equal(batch.token_ids, again.token_ids)
+    assert batch.images.shape == (3, 3, 64, 64) and batch.image_index.tolist() == [0, 0, 1, 1, 2, 2]
+    assert all(len(m) == len(p) for m, p in zip(batch.members, [batch.person_masks[i] for i in (0, 0, 1, 1, 2, 2)]))
+    for table in batch.attributes:
+        assert ((table >= 0) & (table < torch.tensor(list(ATTRIBUTES.values())))).all()
+    cells = cells_of(batch, 10)
+    assert cells.person.shape == (3, 100) and (cells.person >= 0).any(dim=1).all()
+    scene = generate_scene(1, 0, size=(320, 240))
+    share = averaged_masks(scene, 80).sum(axis=(1, 2)) * 12
+    assert np.allclose(share, scene.instance_masks().sum(axis=(1, 2)))
+    with pytest.raises(ValueError, match="divide"):
+        averaged_masks(generate_scene(1, 0, size=(321, 240)), 80)
+
+
+def test_exact_sets_of_boxes():
+    a = np.array([[0, 0, 1, 1], [2, 2, 3, 3.0]])
+    assert boxes_all_right(a, a[::-1]) and boxes_all_right(a[:0], a[:0])
+    assert not boxes_all_right(a, a[:1]) and not boxes_all_right(a[[0, 0]], a)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    model, tokenizer = build_tiny(0, **SMALL)
+    ReLA(model.network, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Scenes with masks, as a reader of a benchmark gives them."""
+    from PIL import Image
+
+    from fiftyone_rexseek import masks as rle
+
+    folder, result = tmp_path_factory.mktemp("images"), []
+    for i in range(6):
+        scene = generate_scene(8, i, size=(160, 128), num_people=3)
+        Image.fromarray(scene.render()).save(folder / f"{i}.png")
+        masks = scene.instance_masks()
+        for q in scene.questions(count=3):
+            targets = tuple(
+                Target(tuple(scene.boxes_xyxy[a].tolist()), rle.encode(masks[a])) for a in q.answers
+            )
+            example = ReferringExample(i, len(result), q.expression, f"{i}.png", targets, width=160, height=128)
+            result.append((example, str(folder / f"{i}.png")))
+    return result
+
+
+def test_fine_tuning(tiny, pairs, tmp_path):
+    options = ReLAFineTuning(steps=16, batch=4, lr=3e-3, clip=1.0, validate_every=8, progress=False, validation_share=0.2)
+    result = finetune_rela(tiny, pairs, tmp_path, options)
+    losses = [row["loss"] for row in result.history if "loss" in row]
+    first = ReLA.from_pretrained(tiny)
+    trained = ReLA.from_pretrained(tmp_path / "model")
+    assert result.step == 16 and result.best_score is not None and losses
+    changed = [k for k, v in trained.network.state_dict().items() if not torch.equal(v, first.network.state_dict()[k])]
+    assert any("predictor" in k for k in changed) and not any("word_embeddings" in k for k in changed)
+    before, after = (loss_of(model, pairs) for model in (first, trained))
+    assert after < before
+
+
+def loss_of(rela, pairs):
+    from fiftyone_rexseek.training.rela import batch_loss
+
+    rela.network.eval()
+    with torch.no_grad():
+        return float(batch_loss(rela.network, ExampleBatches(pairs, rela, 12)(0), 0.0)[0])
+
+
+def test_parts_and_problems(tiny, pairs, tmp_path):
+    rela = ReLA.from_pretrained(tiny)
+    everything = sum(p.numel() for p in rela.network.parameters())
+    assert 0 < choose_parts(rela.network, ["decoder"]) < everything
+    assert not any(p.requires_grad for p in rela.network.backbone.parameters())
+    for parts in ([], ["eyes"]):
+        with pytest.raises(ConfigError):
+            choose_parts(rela.network, parts)
+    log = ProblemLog()
+    broken = (ReferringExample(99, 99, "a", "x.png"), str(tmp_path / "missing.png"))
+    batch = ExampleBatches([broken, *pairs[:2]], rela, 4, log=log)(0)
+    assert len(batch.images) == 4 and log.counts["bad-example"] >= 1
+    crowd = ReferringExample(1, 1, "a", "x", (Target((0, 0, 8, 8), iscrowd=True), Target((0, 0, 4, 8))))
+    mask, boxes = target_mask(crowd, (8, 8), 8, log)
+    assert mask.sum() == 32 and boxes.tolist() == [[0.25, 0.5, 0.5, 1.0]] and log.counts["no-mask"] == 1
+
+
+def test_scores_of_examples(tiny, pairs):
+    rela = ReLA.from_pretrained(tiny)
+    numbers = score_pairs(rela, pairs[:4])
+    assert set(numbers) == {"gIoU", "cIoU", "N_acc", "T_acc", "score"} and 0 <= numbers["score"] <= 1
+
+
+def test_command(tiny, tmp_path):
+    from fiftyone_rexseek.cli import main
+
+    write_humanref(tmp_path / "data", [generate_scene(4, i, size=(160, 128), num_people=3) for i in range(3)])
+    args = ["train", "rela", "--data", tmp_path / "data", "--weights", tiny, "--out", tmp_path / "out", "--steps", 2, "--batch", 2]
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exit_code == 0, result.output
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert line["steps"] == 2 and ReLA.from_pretrained(line["model"]).config.variant == "tiny"
