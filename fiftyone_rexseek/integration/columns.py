@@ -21,6 +21,7 @@ from .. import geometry, masks
 from ..errors import ConfigError, DataError
 from ..referring import RLE, Outcome, Segmentation
 from . import documents
+from .selections import REJECTED_MASK
 
 #: How far ``box_xyxy`` may be from ``bounding_box`` (relative to the image) before it counts as outdated.
 AGREEMENT = 1e-6
@@ -79,6 +80,7 @@ class Columns:
         answered: False where there is no answer to score (not predicted, unparsed or failed)
         outcomes: the ``<pred>_outcome`` texts, None where absent
         values: further sample fields asked for, by name; None where absent
+        rejected_masks: what a segmenter drew on samples where it says that nobody matches; None where nothing is kept
     """
 
     sample_ids: list[str]
@@ -90,6 +92,7 @@ class Columns:
     answered: list[bool]
     outcomes: list[str | None]
     values: dict[str, list[Any]]
+    rejected_masks: LabelColumns | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -141,6 +144,11 @@ def read_columns(
         candidates_path = label_list_path(samples, candidates_field, (fo.Detections,))
         paths += _label_paths(candidates_path, False)
         fields.append((candidates_field, candidates_path, False))
+    rejected_field = f"{pred_field}{REJECTED_MASK}"
+    if segmentations and rejected_field in schema:
+        rejected_path = label_list_path(samples, rejected_field, (fo.Detections,))
+        paths += _label_paths(rejected_path, True)
+        fields.append((rejected_field, rejected_path, True))
     readers = {name: _LabelReader(path, with_masks) for name, path, with_masks in fields}
 
     sample_ids, widths, heights, outcomes, without_size = [], [], [], [], []
@@ -171,7 +179,16 @@ def read_columns(
     answered = [p and o in answers for p, o in zip(columns[pred_field].present, outcomes)]
     candidates = columns[candidates_field] if candidates_field is not None else None
     return Columns(
-        sample_ids, widths, heights, columns[gt_field], columns[pred_field], candidates, answered, outcomes, values
+        sample_ids,
+        widths,
+        heights,
+        columns[gt_field],
+        columns[pred_field],
+        candidates,
+        answered,
+        outcomes,
+        values,
+        columns.get(rejected_field),
     )
 
 

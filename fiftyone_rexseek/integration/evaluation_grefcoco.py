@@ -284,10 +284,14 @@ def _mask_answers(columns: Columns, config: GresConfig, log: ProblemLog) -> Iter
             log.add("no-mask", f"sample {sample_id}", "a predicted object has no mask, so the answer cannot be scored")
             yield None
             continue
+        rejects = not parts
+        if rejects and columns.rejected_masks is not None:
+            # the official union counts what was drawn, whatever the head says
+            parts = columns.rejected_masks.segmentations[i]
         merged = masks.union(parts, columns.heights[i], columns.widths[i])
         if config.mask_size is not None:
             merged = resize(merged, *config.mask_size)
-        yield MaskAnswer(merged, not parts)
+        yield MaskAnswer(merged, rejects)
 
 
 def _gres_causes(result: GresResult, outcomes: list[str | None]) -> list[str | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import PIL
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..errors import DataError
 
@@ -70,14 +70,27 @@ class ImageFolder:
 
 
 def read_header(path: str) -> ImageFile:
-    """Size and type of an image from its header; raises :class:`DataError` when that is not possible."""
+    """Size and type of an image from its header; raises :class:`DataError` when that is not possible.
+
+    The size is that of the upright picture: FiftyOne and the models apply the EXIF orientation, and so do the boxes.
+    """
     try:
         size_bytes = os.stat(path).st_size
         with Image.open(path) as image:
-            return ImageFile(path, image.width, image.height, size_bytes, Image.MIME.get(image.format))
+            width, height = image.size
+            if _is_turned(image):
+                width, height = height, width
+            return ImageFile(path, width, height, size_bytes, Image.MIME.get(image.format))
     except FileNotFoundError as e:
         raise DataError("image not found", where=path) from e
     except IsADirectoryError as e:
         raise DataError("this is a folder, not an image", where=path) from e
     except (OSError, ValueError, SyntaxError, PIL.UnidentifiedImageError, Image.DecompressionBombError) as e:
         raise DataError("image cannot be read", where=path, found=e) from e
+
+
+def _is_turned(image: Image.Image) -> bool:
+    # asking a PNG without EXIF for it would decode the whole picture
+    if image.format == "PNG" and "exif" not in image.info:
+        return False
+    return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
