@@ -90,12 +90,11 @@ class TestOverview:
             assert len(failures.cause_view(dataset, run, cause)) == count
         assert len(failures.unanswered_view(dataset, run)) == seen.unanswered
 
-    def test_scores_on_the_edges_of_bins(self, database):
-        dataset = make_dataset(48, per_image=1)
-        evaluate_referring(dataset, "good", eval_key="first")
+    def test_scores_on_the_edges_of_bins(self, dataset):
+        dataset = dataset.clone()
         edges = np.linspace(0, 1, 21)
         odd = [*edges, *np.nextafter(edges, 0)[1:], 0.15, 0.35, 0.7, 0.3]
-        dataset.set_values("first_score", [*map(float, odd), *[None] * (48 - len(odd))])
+        dataset.set_values("first_score", [*map(float, odd), *[None] * (len(dataset) - len(odd))])
         run = results.get_run(dataset, "first")
         counts = results.overview(dataset, run).histogram
         assert sum(counts) == len(odd)
@@ -174,59 +173,48 @@ class TestStatistics:
         ninth = sum(round(b[0] * 10) == 9 for r in gt for b in r or ())
         assert kept["ceiling"]["num_found"] == kept["ceiling"]["num_targets"] - ninth
 
-    def test_no_sweep_without_confidences(self, database):
+    def test_without_confidences_and_image_ids(self, database):
         dataset = make_dataset(24)
+        dataset.delete_sample_field("image_id")
         dataset.set_values("good.detections.confidence", [None if v is None else [None] * len(v) for v in dataset.values("good.detections.id")])
         evaluate_referring(dataset, "good", eval_key="plain")
         assert statistics.load(dataset, "plain")["sweep"] is None
-        dataset.delete()
-
-    def test_follows_renaming_and_goes_with_the_run(self, database):
-        dataset = make_dataset(24)
-        evaluate_referring(dataset, "good", eval_key="one")
-        kept, key = statistics.load(dataset, "one"), statistics.run_id(dataset, "one")
-        dataset.rename_evaluation("one", "two")
+        assert statistics.load(dataset, "plain")["num_images"] == 8  # files are the clusters
+        # it follows renaming and goes with the run
+        kept, key = statistics.load(dataset, "plain"), statistics.run_id(dataset, "plain")
+        dataset.rename_evaluation("plain", "two")
         assert statistics.load(dataset, "two") == kept
         dataset.delete_evaluation("two")
         assert statistics.store(dataset).get(key) is None
         dataset.delete()
 
-    def test_without_image_ids_files_are_the_clusters(self, database):
-        dataset = make_dataset(24)
-        dataset.delete_sample_field("image_id")
-        evaluate_referring(dataset, "good", eval_key="one")
-        assert statistics.load(dataset, "one")["num_images"] == 8
-        dataset.delete()
-
 
 class TestFailureViews:
-    def test_one_view_per_cause_replaced_when_made_again(self, database):
-        dataset = make_dataset(48)
-        evaluate_referring(dataset, "good", eval_key="k")
-        names = failures.save_cause_views(dataset, "k")
-        counts = Counter(c for c in dataset.values("k_failure") if c)
-        assert names == [f"k: {failures.CAUSE_LABELS[c]}" for c in failures.CAUSE_LABELS if counts[c]]
+    def test_one_view_per_cause_replaced_when_made_again(self, dataset):
+        dataset = dataset.clone()
+        names = failures.save_cause_views(dataset, "first")
+        counts = Counter(c for c in dataset.values("first_failure") if c)
+        assert names == [f"first: {failures.CAUSE_LABELS[c]}" for c in failures.CAUSE_LABELS if counts[c]]
         for cause, count in counts.items():
-            assert len(dataset.load_saved_view(f"k: {failures.CAUSE_LABELS[cause]}")) == count
-        dataset.set_values("k_failure", ["exact"] * len(dataset))
-        assert failures.save_cause_views(dataset, "k") == ["k: exact"]
-        assert dataset.list_saved_views() == ["k: exact"]
+            assert len(dataset.load_saved_view(f"first: {failures.CAUSE_LABELS[cause]}")) == count
+        dataset.set_values("first_failure", ["exact"] * len(dataset))
+        assert failures.save_cause_views(dataset, "first") == ["first: exact"]
+        assert dataset.list_saved_views() == ["first: exact"]
         dataset.delete()
 
-    def test_colours(self, database):
-        dataset = make_dataset(24)
-        evaluate_referring(dataset, "good", eval_key="k")
+    def test_colours(self, dataset):
+        dataset = dataset.clone()
         dataset.app_config.color_scheme = fo.ColorScheme(
             color_by="field", fields=[{"path": "candidates", "fieldColor": "#94A3B8"}, {"path": "good", "fieldColor": "#111111"}]
         )
         for _ in range(2):  # twice is the same as once
-            failures.color_by_cause(dataset, "k")
+            failures.color_by_cause(dataset, "first")
             dataset.reload()
             fields = {f["path"]: f for f in dataset.app_config.color_scheme.fields}
             assert len(fields) == len(dataset.app_config.color_scheme.fields) == 4
-            assert {v["value"] for v in fields["k_failure"]["valueColors"]} == set(failures.CAUSE_COLORS)
+            assert {v["value"] for v in fields["first_failure"]["valueColors"]} == set(failures.CAUSE_COLORS)
             assert fields["candidates"] == {"path": "candidates", "fieldColor": "#94A3B8"}
-            assert fields["good"]["colorByAttribute"] == "k" and fields["good"]["fieldColor"] == "#111111"
+            assert fields["good"]["colorByAttribute"] == "first" and fields["good"]["fieldColor"] == "#111111"
         dataset.delete()
 
     def test_every_cause_has_words_and_a_colour(self):
