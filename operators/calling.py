@@ -56,7 +56,8 @@ class CallableOperator(foo.Operator):
         ctx: dict[str, Any] = {"view": samples.view(), "request_delegation": delegate}
         if selected_labels:
             ctx["selected_labels"] = selected_labels
-            params.setdefault("view_target", "SELECTED_LABELS")
+            # FiftyOne carries the target beside the parameters
+            ctx["view_target"] = "SELECTED_LABELS"
         ctx["params"] = self._with_defaults(ctx, params)
         with ThreadPoolExecutor(1) as pool:
             # in a thread there is no running event loop, so the call waits for its result in a notebook as well
@@ -65,7 +66,8 @@ class CallableOperator(foo.Operator):
     def _with_defaults(self, ctx: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         """What a browser does: the form's defaults for what was left out; they may bring further fields."""
         while True:
-            request = _parse_ctx(ctx={**ctx, "params": params})
+            # a copy: the context takes the target out of its parameters
+            request = _parse_ctx(ctx={**ctx, "params": dict(params)})
             form = self.resolve_input(ExecutionContext(request, operator_uri=self.uri))
             fields = form.type.properties if form is not None else {}
             missing = {

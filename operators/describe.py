@@ -52,7 +52,7 @@ class DescribeTargets(CallableOperator):
         self._output(ctx, inputs)
         if field is not None:
             target = ctx.target_view(require_flat=True)
-            if ctx.params.get("view_target") == "SELECTED_LABELS":
+            if only_selected(ctx):
                 what = f"with selected objects in '{field}' will be described"
             else:
                 what = f"with objects in '{field}' will be described"
@@ -96,7 +96,7 @@ class DescribeTargets(CallableOperator):
         target = ctx.target_view(require_flat=True)
         name = p["model"]
         # what was described of other labels says nothing about those selected now
-        resume = p.get("view_target") != "SELECTED_LABELS"
+        resume = not only_selected(ctx)
 
         def work(progress):
             model = _warm.get(name, lambda: Describer.from_pretrained(name))
@@ -122,6 +122,11 @@ class DescribeTargets(CallableOperator):
 def selected_labels(ctx) -> list[dict]:
     """The labels selected in the App; an empty list when there are none."""
     return ctx.selected_labels or []
+
+
+def only_selected(ctx) -> bool:
+    """Whether the target is the selected labels; FiftyOne carries the target beside the parameters."""
+    return ctx.request_params.get("view_target") == "SELECTED_LABELS"
 
 
 def model_problem(name: str) -> str | None:
