@@ -245,6 +245,19 @@ class _Converter:
             document["tags"] += [PROBLEM_TAG, *(f"problem:{kind}" for kind in dict.fromkeys(kinds))]
         return document
 
+    def _crop(self, target: Target, image: ImageFile) -> np.ndarray | None:
+        """The part of a target's mask inside its box; also checks the mask, drawn or not."""
+        rle = target.segmentation
+        if not isinstance(rle, Mapping):
+            if not self.draw_masks:
+                return None
+            rle = masks.compress(rle, image.height, image.width)
+        elif list(rle["size"]) != [image.height, image.width]:
+            size = [image.height, image.width]
+            raise DataError("RLE does not fit its image", expected=size, found=list(rle["size"]))
+        crop = masks.decode_in_box(rle, target.box_xyxy)
+        return crop if self.draw_masks else None
+
     def _candidate(self, target: Target, image: ImageFile) -> dict[str, Any]:
         return documents.detection_document(target.label, relative_box(target.box_xyxy, image), **_attributes(target))
 
@@ -253,9 +266,7 @@ class _Converter:
         crop = None
         if target.segmentation is not None:
             try:
-                rle = masks.compress(target.segmentation, image.height, image.width)
-                if self.draw_masks:
-                    crop = masks.crop_to_box(masks.decode(rle), target.box_xyxy)
+                crop = self._crop(target, image)
                 attributes["segmentation"] = plain_segmentation(target.segmentation)
             except (DataError, KeyError, TypeError, ValueError) as e:
                 self.log.add("bad-mask", where, f"mask left out: {e}")
