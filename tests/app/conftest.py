@@ -12,10 +12,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 
 import fiftyone as fo
 import pytest
+from fiftyone.core.service import ServerService, Service
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHOTS = ROOT / "tests" / "screenshots"
@@ -118,7 +120,11 @@ def server_port(database):
         port = s.getsockname()[1]
     path = os.environ["PATH"]
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + path
-    session = fo.launch_app(port=port, address="127.0.0.1", remote=True)
+    # FiftyOne gives its server a minute, which a busy machine may not
+    patient = partialmethod(Service._wait_for_child_port, timeout=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ServerService, "_wait_for_child_port", patient)
+        session = fo.launch_app(port=port, address="127.0.0.1", remote=True)
     yield port
     session.close()
     os.environ["PATH"] = path
