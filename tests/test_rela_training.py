@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fiftyone_rexseek.datasets.scenes import generate_scene, write_humanref
+from fiftyone_rexseek.datasets.scenes import generate_scene, write_grefcoco
 from fiftyone_rexseek.errors import ConfigError, ProblemLog
 from fiftyone_rexseek.models.rela import ReLA
 from fiftyone_rexseek.referring import ReferringExample, Target
@@ -170,11 +170,13 @@ def test_scores_of_examples(tiny, pairs):
 
 
 def test_command(tiny, tmp_path):
-    from fiftyone_rexseek.cli import main
+    from fiftyone_rexseek.cli import cli
 
-    write_humanref(tmp_path / "data", [generate_scene(4, i, size=(160, 128), num_people=3) for i in range(3)])
-    args = ["train", "rela", "--data", tmp_path / "data", "--weights", tiny, "--out", tmp_path / "out", "--steps", 2, "--batch", 2]
-    result = CliRunner().invoke(main, [str(a) for a in args])
+    data = tmp_path / "data"
+    write_grefcoco(data, seed=4, count=12, size=(160, 128), refs_per_scene=2, num_people=3)
+    args = ["train", "rela", "--data", data / "grefcoco" / "grefs(unc).json", "--format", "grefcoco"]
+    args += ["--images", data / "images" / "train2014", "--weights", tiny, "--out", tmp_path / "out", "--steps", 2, "--batch", 2]
+    result = CliRunner().invoke(cli, [str(a) for a in args])
     assert result.exit_code == 0, result.output
     line = json.loads(result.stdout.splitlines()[-1])
     assert line["steps"] == 2 and ReLA.from_pretrained(line["model"]).config.variant == "tiny"

@@ -51,6 +51,8 @@ class ReLAConfig:
             projections of the cross attention start equal, so that attention is local from the first step
         pixel_position: *tiny*: the sine position is also added to the pixel decoder's input maps, so that mask
             features know where they are
+        open_radius: *tiny*: a region may always look this far around its own grid cell (share of the image side),
+            whatever its attention mask says; else a region that takes its own person for background never sees them
         resize_features_first: *tiny*: attention masks are taken from resized mask features instead of resized region
             masks: the same numbers up to rounding, several times cheaper
         output_threshold: score from which regions are kept when the count says "more than 5"; the paper gives
@@ -112,6 +114,7 @@ class ReLAConfig:
     grid_queries: bool = False
     pixel_position: bool = False
     resize_features_first: bool = False
+    open_radius: float | None = None
 
     def __post_init__(self):
         for name in ("swin_depths", "swin_heads", "swin_dims"):
@@ -307,6 +310,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "grid_queries": True,
         "pixel_position": True,
         "resize_features_first": True,
+        "open_radius": 0.15,
         "nms_iou": 0.6,
     },
 }

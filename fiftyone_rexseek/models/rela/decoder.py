@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import NUM_COUNT_CLASSES, ReLAConfig
-from .deformable import sine_position
+from .deformable import reference_points, sine_position
 from .pixel_decoder import NUM_LEVELS
 
 
@@ -195,12 +195,17 @@ class RegionDecoder(nn.Module):
         words = self.lang_proj(words)
         position = self.query_embed.weight[None]
         x = self.query_feat.weight[None].expand(batch, -1, -1)
+        always_open = [None] * NUM_LEVELS
+        if self.config.open_radius is not None:
+            always_open = [around_cells(self.config.grid, s, self.config.open_radius, x.device) for s in sizes]
         minimaps, embeddings = [], []
         for i in range(self.config.decoder_layers):
             level = i % NUM_LEVELS
             blocked, minimap, embedding = self._attention_mask(x, levels[level], sizes[level], stages, i)
             minimaps.append(minimap)
             embeddings.append(embedding)
+            if always_open[level] is not None:
+                blocked = blocked & ~always_open[level]
             x = self.RIA_layers[i](x, keys[level], values[level], position, blocked)
             if stages is not None:
                 stages[f"decoder.layer{i}.ria_out"] = x
@@ -287,6 +292,19 @@ def block_background(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """True (B, R, HW) where the mask logit, resized bilinearly to ``size``, is below 0 (probability below one half)."""
     masks = masks.detach()
     return (masks if tuple(masks.shape[-2:]) == tuple(size) else _resize(masks.float(), size)).flatten(2) < 0
+
+
+def around_cells(grid: int, size: tuple[int, int], radius: float, device) -> Tensor:
+    """True (grid**2, HW) where a pixel's centre is within ``radius`` of the cell's centre in both directions.
+
+    Example::
+
+        >>> around_cells(2, (2, 2), 0.25, "cpu").int().tolist()
+        [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    """
+    cells = reference_points([(grid, grid)], device)
+    pixels = reference_points([size], device)
+    return ((cells[:, None] - pixels[None]).abs() <= radius).all(dim=-1)
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
