@@ -13,7 +13,8 @@ def dataset(tmp_path):
     """Drawn scenes with two models: on the second sample both are sure and the label is wrong."""
     from PIL import Image
 
-    dataset = fo.Dataset("operators", overwrite=True)
+    # a name of its own per test: the App remembers the view and the open sample of a dataset by its name
+    dataset = fo.Dataset(f"operators-{tmp_path.name}", overwrite=True)
     samples = []
     for index in range(4):
         scene = generate_scene(77, index)
@@ -36,11 +37,6 @@ def dataset(tmp_path):
     dataset.add_samples(samples, progress=False)
     yield dataset
     dataset.delete()
-
-
-def tiles(app, number):
-    """Waits until the grid shows this many samples."""
-    app.until(lambda: app.page.get_by_text(f"{number} sample", exact=False).count() > 0, f"the grid shows {number}")
 
 
 def test_suspected_label_errors_are_shown_accepted_and_taken_back(app, dataset):
