@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -139,7 +139,10 @@ def prepare(rexseek: RexSeek, options: FineTuning) -> RexSeekObjective:
     logger.info("training %d of %d parameters", trained, sum(p.numel() for p in model.parameters()))
     if options.gradient_checkpointing:
         enable_checkpointing(model.model)
-    return RexSeekObjective(model, options.objective)
+    objective = options.objective
+    if options.lora is None and not options.gradient_checkpointing and rexseek.device.type == "cpu":
+        objective = replace(objective, fast=True, dtype="bfloat16" if options.bf16 else "float32")
+    return RexSeekObjective(model, objective)
 
 
 def learn_words(rexseek: RexSeek, expressions: Sequence[str]) -> list[str]:

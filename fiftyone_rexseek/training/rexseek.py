@@ -43,6 +43,8 @@ class ObjectiveConfig:
         identity: every box's own number, after ``identity_layer`` and ``pointer_layer``
         attend: the first head of the layer after ``pointer_layer`` looks at the next box of the list, so that the
             network itself, not only its heads, learns to turn a box that fits into that box's token
+        decide: the second head of the layer after ``match_layer`` looks, from the question's end, at the boxes meant, or
+            at the first token when there are none
         fast: use :func:`split_hidden` and :func:`pooled_boxes` instead of the model's own forward pass
         dtype: of the fast pass, "float32" or "bfloat16"
         compile: run the fast pass through ``torch.compile`` (needs a C++ compiler; the first batches take minutes)
@@ -56,6 +58,7 @@ class ObjectiveConfig:
     pointer: float = 0.0
     identity: float = 0.0
     attend: float = 0.0
+    decide: float = 0.0
     match_layer: int = 4
     pointer_layer: int = 5
     identity_layer: int = 2
@@ -65,7 +68,9 @@ class ObjectiveConfig:
 
 
 #: Terms for training a small model from nothing on drawn scenes.
-FROM_SCRATCH = ObjectiveConfig(attributes=4.0, match=0.5, pointer=0.5, identity=0.1, attend=0.5, fast=True, dtype="bfloat16")
+FROM_SCRATCH = ObjectiveConfig(
+    decision=1.0, attributes=4.0, match=0.5, pointer=0.5, identity=0.1, attend=0.5, decide=0.5, fast=True, dtype="bfloat16"
+)
 
 
 class RexSeekObjective(nn.Module):
@@ -125,6 +130,8 @@ class RexSeekObjective(nn.Module):
         self._object_terms(hidden.layers, batch, terms)
         if config.attend:
             terms["attend"] = self._attend_loss(hidden.layers[config.pointer_layer], lengths, batch)
+        if config.decide:
+            terms["decide"] = self._decide_loss(hidden.layers[config.match_layer], lengths, batch)
         loss = sum(getattr(config, name) * term for name, term in terms.items())
         values.update({name: term.detach() for name, term in terms.items()})
         return loss, values
@@ -139,7 +146,7 @@ class RexSeekObjective(nn.Module):
     def _layers(self) -> tuple[int, ...]:
         config = self.config
         wanted = {
-            config.match_layer: config.match,
+            config.match_layer: config.match or config.decide,
             config.pointer_layer: config.pointer or config.attend,
             config.identity_layer: config.identity,
         }
@@ -207,32 +214,58 @@ class RexSeekObjective(nn.Module):
             ]
             terms["identity"] = torch.stack(losses).mean()
 
-    def _attend_loss(self, hidden: tuple[Tensor, Tensor], lengths: Tensor, batch: PackedBatch) -> Tensor:
-        """Cross-entropy of one head's attention, from the places before objects, over the prefix."""
-        language = self.model.model
-        layer = language.layers[self.config.pointer_layer]
-        prefix, suffix = hidden
-        b, k, s, d = suffix.shape
-        p = prefix.shape[1]
-        width = d // language.config.num_attention_heads
-        n = batch.has_box.shape[1]
-        target = self._pointer_targets(batch)
-        chosen = (batch.kinds == OBJECTS) & (batch.labels != IGNORED) & (target < n)
-        where = batch.object_positions.gather(1, target.clamp(max=n - 1).reshape(b, k * s))
-        positions = lengths[:, None] + torch.arange(s, device=suffix.device).repeat(k)
+    def _head_scores(self, layer: int, head: int, prefix: Tensor, states: Tensor, at: Tensor, lengths: Tensor) -> Tensor:
+        """What one head of the network makes of the prefix: attention scores (B, Q, P) before the softmax.
 
-        def turned(states: Tensor, projection: nn.Linear, at: Tensor) -> Tensor:
-            states = norm(layer.input_layernorm, states)
-            part = F.linear(states, projection.weight[:width].to(states.dtype), projection.bias[:width].to(states.dtype))
-            cos, sin = (t.to(part.dtype) for t in language.rotary_emb(part.float(), at))
+        Args:
+            layer: which one, counted from 0
+            prefix: (B, P, D) hidden states that enter it
+            states: (B, Q, D) the same of the asking tokens
+            at: (B, Q) their positions
+        """
+        language = self.model.model
+        module = language.layers[layer]
+        heads, groups = language.config.num_attention_heads, language.config.num_key_value_heads
+        width = prefix.shape[-1] // heads
+        p = prefix.shape[1]
+
+        def turned(x: Tensor, projection: nn.Linear, head: int, positions: Tensor) -> Tensor:
+            x = norm(module.input_layernorm, x)
+            rows = slice(head * width, (head + 1) * width)
+            part = F.linear(x, projection.weight[rows].to(x.dtype), projection.bias[rows].to(x.dtype))
+            cos, sin = (t.to(part.dtype) for t in language.rotary_emb(part.float(), positions))
             return rotate(part, cos, sin)
 
-        query = turned(suffix.reshape(b, k * s, d), layer.self_attn.q_proj, positions)
-        key = turned(prefix, layer.self_attn.k_proj, torch.arange(p, device=suffix.device).expand(b, p))
+        places = torch.arange(p, device=prefix.device)
+        query = turned(states, module.self_attn.q_proj, head, at)
+        key = turned(prefix, module.self_attn.k_proj, head * groups // heads, places.expand(len(prefix), p))
         scores = (query @ key.mT).float() * width**-0.5
-        scores = scores.masked_fill(torch.arange(p, device=suffix.device) >= lengths[:, None, None], -1e4)
-        flat = chosen.reshape(b, k * s)
-        return F.cross_entropy(scores[flat], where[flat])
+        return scores.masked_fill(places >= lengths[:, None, None], -1e4)
+
+    def _attend_loss(self, hidden: tuple[Tensor, Tensor], lengths: Tensor, batch: PackedBatch) -> Tensor:
+        """Cross-entropy of one head's attention, from the places before objects, over the prefix."""
+        prefix, suffix = hidden
+        b, k, s, d = suffix.shape
+        n = batch.has_box.shape[1]
+        target = self._pointer_targets(batch)
+        chosen = ((batch.kinds == OBJECTS) & (batch.labels != IGNORED) & (target < n)).reshape(b, k * s)
+        where = batch.object_positions.gather(1, target.clamp(max=n - 1).reshape(b, k * s))
+        at = lengths[:, None] + torch.arange(s, device=suffix.device).repeat(k)
+        scores = self._head_scores(self.config.pointer_layer, 0, prefix, suffix.reshape(b, k * s, d), at, lengths)
+        return F.cross_entropy(scores[chosen], where[chosen])
+
+    def _decide_loss(self, hidden: tuple[Tensor, Tensor], lengths: Tensor, batch: PackedBatch) -> Tensor:
+        """Minus log of one head's attention, from the question's end, on the boxes meant; on the first token if none is."""
+        prefix, suffix = hidden
+        d = suffix.shape[-1]
+        asking = suffix.gather(2, batch.ask_positions[..., None, None].expand(-1, -1, 1, d))[:, :, 0]
+        at = lengths[:, None] + batch.ask_positions
+        scores = self._head_scores(self.config.match_layer, 1, prefix, asking, at, lengths).log_softmax(-1)
+        n = batch.has_box.shape[1]
+        meant = scores.gather(2, batch.object_positions[:, None].expand(-1, scores.shape[1], n))
+        meant = meant.masked_fill(~batch.matches, -1e4).logsumexp(-1)
+        loss = -torch.where(batch.matches.any(-1), meant, scores[..., 0])
+        return loss[batch.asked].mean()
 
     def _pointer_targets(self, batch: PackedBatch) -> Tensor:
         """For every label in an object list: the index of the box, or the number of boxes for the list's end."""

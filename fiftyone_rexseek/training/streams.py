@@ -30,7 +30,7 @@ class SceneStream:
         images, questions: per batch, and per image in batches of short questions (long ones: 5/8 as many)
         seed: of everything random
         easy_until: batches before this number have short questions only
-        boost: template name -> how much more often than drawn
+        boost: name of a template or domain -> how much more often than drawn
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class SceneStream:
         boxes, attributes, slot_of = self.boxes(index, rng, many)
         low, high = (0, _SHORT) if short else (_SHORT, _LONG)
         asked = [q for q in self.scenes.questions[index] if low < self._length(q) <= high]
-        weights = [self.boost.get(q[3], 1.0) for q in asked]
+        weights = [self.boost.get(q[3], 1.0) * self.boost.get(q[2], 1.0) for q in asked]
         keys = [rng.random() ** (1 / w) for w in weights]  # weighted sampling without replacement
         chosen = sorted(range(len(asked)), key=lambda i: -keys[i])[:count]
         suffixes = [self.suffix(asked[i], slot_of, rng) for i in chosen]

@@ -232,14 +232,21 @@ def main(out: str, models: str, workers: int, device: str | None, compiled: bool
         if name == "rexseek-tiny":
             model = train_rexseek_tiny(Path(out) / name, TinyRecipe(compile=compiled), workers, device)
         elif name == "rela-tiny":
-            from .rela_tiny import train_rela_tiny
-
-            model = train_rela_tiny(Path(out) / name)
+            model = _train_rela_tiny(Path(out) / name)
         else:
             raise click.BadParameter(f"{name!r} is neither rexseek-tiny nor rela-tiny", param_hint="--models")
         if install:
             shutil.copytree(model, WEIGHTS_FOLDER / name, dirs_exist_ok=True)
         click.echo(f"{name}: {model}")
+
+
+def _train_rela_tiny(out_dir: Path) -> Path:
+    from ..models.rela import ReLA
+    from .rela_tiny import train_tiny
+
+    network, tokenizer, _ = train_tiny(out_dir)
+    ReLA(network, tokenizer).save_pretrained(out_dir / "model", dtype=torch.float16)
+    return out_dir / "model"
 
 
 if __name__ == "__main__":
