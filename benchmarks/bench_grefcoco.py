@@ -35,7 +35,7 @@ def _grec(samples: int) -> list[Result]:
         found = np.concatenate([target + rng.normal(0, 5, target.shape), np.concatenate([noise, noise + 80], axis=1)])
         targets.append(target.tolist())
         boxes.append(found.tolist())
-        scores.append(np.where(np.arange(100) < len(target), rng.uniform(0.5, 1, 100), rng.uniform(0, 0.75, 100)).tolist())
+        scores.append(np.where(np.arange(100) < len(target), rng.uniform(0.6, 1, 100), rng.uniform(0, 0.701, 100)).tolist())
     expected = grec_one_by_one(targets, boxes, scores)
 
     def ours() -> float:
