@@ -71,12 +71,11 @@ def _show(ctx, view: fo.DatasetView, description: str, nothing: str) -> dict:
     name = ctx.params.get("save_as")
     if not ids:
         ctx.ops.notify(nothing, variant="info")
-    elif name:
-        ctx.dataset.save_view(name, view, description=description)
-        ctx.ops.set_view(name=name)
     else:
+        if name:
+            ctx.dataset.save_view(name, view, description=description)
+        # by its stages: the App does not know the name of a view that is new
         ctx.ops.set_view(view)
-    if ids:
         ctx.ops.notify(f"{plural(len(ids))}: {description}", variant="success")
     return {"count": len(ids), "sample_ids": ids}
 

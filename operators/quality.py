@@ -87,7 +87,8 @@ class CheckQuality(CallableOperator):
         def show(result):
             yield ctx.ops.reload_dataset()
             if result["flagged"]:
-                yield ctx.ops.set_view(name=VIEW)
+                # by its stages: the App does not know the name of a view that is new
+                yield ctx.ops.set_view(ctx.dataset.load_saved_view(VIEW))
 
         return perform(ctx, self, "Checking", work, show)
 

@@ -85,6 +85,7 @@ def test_disagreements_say_what_is_wrong_while_typing_and_are_saved(app, dataset
 
     app.until(saved, "the view is saved")
     assert set(dataset.load_saved_view("to look at").values("id")) == set(dataset.values("id")[2:])
+    app.until(lambda: app.page.locator("[data-cy=fo-grid] [data-cy=looker]").count() == 2, "the view is shown")
 
 
 def test_tagging_the_open_sample_for_review(app, dataset):
@@ -123,13 +124,13 @@ def test_quality_then_reset(app, dataset):
     app.shot("quality")
     assert dataset.match_tags("quality:non-letter-in-word").values("expression") == ["the m;an"]
     app.close_output()
+    app.until(lambda: app.page.locator("[data-cy=fo-grid] [data-cy=looker]").count() == 1, "the flagged sample is shown")
 
     form = app.operator("Remove predictions, evaluations and tags")
     form.get_by_text("Choose what to remove").first.wait_for()
     assert form.get_by_role("button", name="Execute").is_disabled()
     form.locator("[role=combobox]").first.click()
     app.page.get_by_role("option", name="good").click()
-    app.page.keyboard.press("Escape")
     form.get_by_text("To be removed: predictions: good").wait_for()
     form.get_by_text("Yes, remove these").click()
     app.shot("reset-form")
