@@ -164,7 +164,8 @@ def test_no_target_decision_ties_mean_target(conference):
         Image.new("L", (1, 1), 7), Image.new("RGB", (1, 700)), Image.new("RGBA", (900, 2)), Image.new("P", (33, 20)),
         Image.new("CMYK", (20, 33)), Image.new("I;16", (9, 9)), np.zeros((5, 7), np.uint8), np.zeros((5, 7, 4), np.uint8),
     ],
-    ids=str,
+    # every worker of a parallel run must find the same names
+    ids=lambda image: f"{getattr(image, 'mode', 'array')}-{'x'.join(map(str, getattr(image, 'size', None) if hasattr(image, 'mode') else image.shape))}",
 )  # fmt: skip
 def test_odd_images(image, journal, conference):
     for model in (journal, conference):
