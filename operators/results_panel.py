@@ -14,6 +14,13 @@ from fiftyone_rexseek.integration.results_content import comparison_content, con
 from .base import DARK_ICON, LIGHT_ICON
 
 _PLOTS = ("domain", "targets", "histogram", "causes", "precision_recall", "sweep")
+#: A column no wider than the panel: a wide table scrolls by itself and does not push the plots out of sight.
+_LAYOUT = {
+    "orientation": "vertical",
+    "gap": 2,
+    "pad": 2,
+    "componentsProps": {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}},
+}
 #: Plots scroll with the panel and are clicked, not zoomed.
 _CONFIG = {"displayModeBar": False, "responsive": True, "scrollZoom": False, "doubleClick": False}
 
@@ -106,8 +113,10 @@ class ResultsPanel(foo.Panel):
     def color(self, ctx):
         """Colours samples by cause, and boxes by whether they are right."""
         failures.color_by_cause(ctx.dataset, ctx.panel.get_state("run"))
-        ctx.ops.notify("Samples are coloured by cause, boxes by whether they are right", variant="success")
-        ctx.ops.reload_dataset()
+        text = "Samples are coloured by cause, boxes by whether they are right. Open this panel again with +"
+        ctx.ops.notify(text, variant="success")
+        # the App reads a dataset's colours only when it opens it; that closes the panels
+        ctx.ops.open_dataset(ctx.dataset.name)
 
     def only_a(self, ctx):
         """Shows what the run answered right and the other one wrong."""
@@ -188,7 +197,7 @@ class ResultsPanel(foo.Panel):
                 " with `fiftyone_rexseek.evaluate_referring(...)`; this panel then shows what came out.",
                 name="nothing",
             )
-            return types.Property(panel, view=types.GridView(orientation="vertical", pad=2))
+            return types.Property(panel, view=types.GridView(**_LAYOUT))
         choice = types.DropdownView(label="Evaluation")
         for key, title in runs.items():
             choice.add_choice(key, label=title)
@@ -198,7 +207,7 @@ class ResultsPanel(foo.Panel):
         if shown:
             self._results(panel, shown)
             self._comparison(ctx, panel, runs)
-        return types.Property(panel, view=types.GridView(orientation="vertical", pad=2, gap=2))
+        return types.Property(panel, view=types.GridView(**_LAYOUT))
 
     def _results(self, panel, shown):
         panel.md(f"#### {shown['title']}\n\n{shown['facts']}", name="title")
@@ -254,7 +263,7 @@ class ResultsPanel(foo.Panel):
 
 
 def _table(panel, name, columns):
-    table = types.TableView()
+    table = types.TableView(componentsProps={"item": {"sx": {"overflowX": "auto"}}})
     for key, label in columns.items():
         table.add_column(key, label=label)
     panel.list(name, types.Object(), view=table)

@@ -103,6 +103,8 @@ def color_by_cause(dataset: fo.Dataset, run: Run | str) -> None:
     scheme.fields = kept
     dataset.app_config.color_scheme = scheme
     active = dataset.app_config.active_fields
-    if active is not None and active.paths is not None and not active.exclude:
-        active.paths = [*(p for p in active.paths if p != field), field]
+    if active is None or active.paths is None or active.exclude:
+        dataset.app_config.active_fields = fo.ActiveFields(paths=[field, run.gt_field, run.pred_field])
+    elif field not in active.paths:
+        active.paths = [field, *active.paths]
     dataset.save()

@@ -75,6 +75,9 @@ def _notes(run: Run, kept, seen) -> list[str]:
                 f" without that credit {credit / total:.1%}."
             )
         notes.append(text)
+    if kept["summary"].get("baselines"):
+        names = ", ".join(kept["summary"]["baselines"])
+        notes.append(f"The last columns are answers that took no model, on the same samples: {names}.")
     ceiling = kept["ceiling"]
     if ceiling:
         notes.append(
@@ -91,14 +94,15 @@ def _notes(run: Run, kept, seen) -> list[str]:
 
 def _headline_table(rows: list[HeadlineRow], confidence: float) -> dict[str, Any]:
     names = list(dict.fromkeys(name for row in rows for name in row.baselines))
-    columns = {"label": "Metric", "value": "Score", "interval": f"{confidence:.0%} interval"}
-    columns |= {f"baseline_{i}": name for i, name in enumerate(names)}
+    # few and narrow columns: the panel is often half as wide as the window
+    columns = {"label": "Metric", "value": f"Score [{confidence:.0%} interval]"}
+    columns |= {f"baseline_{i}": name.removesuffix(" candidates") for i, name in enumerate(names)}
     table = []
     for row in rows:
         value = f"{row.value:,}" if row.is_count else number(row.value)
-        interval = "" if row.low is None else f"{row.low:.3f} - {row.high:.3f}"
+        interval = "" if row.low is None else f" [{row.low:.3f}, {row.high:.3f}]"
         beside = {f"baseline_{i}": _beside(row, name) for i, name in enumerate(names)}
-        table.append({"label": row.label, "value": value, "interval": interval, **beside})
+        table.append({"label": row.label, "value": value + interval, **beside})
     return {"columns": columns, "rows": table}
 
 
@@ -110,7 +114,7 @@ def comparison_content(comparison: Mapping[str, Any]) -> dict[str, Any]:
     """The table and the words for a comparison of two runs (``Comparison.to_dict()``)."""
     (pair,) = comparison["pairs"]
     a, b = comparison["eval_keys"]
-    columns = {"label": "", "a": a, "b": b, "difference": "Difference", "interval": "95% interval", "p": "p"}
+    columns = {"label": "", "a": a, "b": b, "difference": "Difference [95%]", "p": "p"}
     rows = []
     for row in comparison["rows"]:
         d = pair["differences"].get(row["key"]) or {}
@@ -120,8 +124,7 @@ def comparison_content(comparison: Mapping[str, Any]) -> dict[str, Any]:
                 "label": row["label"],
                 "a": number(row["values"][0]),
                 "b": number(row["values"][1]),
-                "difference": f"{d['difference']:+.3f}" if known else "",
-                "interval": f"{d['low']:+.3f} to {d['high']:+.3f}" if known else "",
+                "difference": f"{d['difference']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]" if known else "",
                 "p": _starred(d) if known else "",
             }
         )

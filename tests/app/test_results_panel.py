@@ -88,6 +88,12 @@ def test_numbers_clicks_and_comparison(app, dataset):
         return dataset.app_config.color_scheme is not None
 
     app.until(coloured, "colours are stored")
+    # the App opens the dataset again, which closes the panel
+    page.get_by_text("HumanRef - protocol official").wait_for(state="hidden")
+    wait_for_count(app, len(dataset))
+    app.shot("results-panel-colours")
+    app.panel("Referring results")
+    plot(page, "Answers by cause")
     app.shot("results-panel-causes")
     plot(page, "DensityF1 by threshold")
     app.shot("results-panel-sweep")
