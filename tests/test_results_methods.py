@@ -33,7 +33,7 @@ def test_humanref(dataset):
     assert "**60 samples** of 20 images" in found["facts"]
     assert any("Ceiling of the candidates" in n for n in found["notes"])
     assert any("Missing answers: 3" in n for n in found["notes"])
-    assert list(found["headlines"]["columns"].values())[:5] == ["Metric", "Score [95% interval]", "all", "none", "random 2"]
+    assert list(found["headlines"]["columns"].values())[:5] == ["Metric", "Score [95% interval]", "all", "none", "random 3"]
     row = next(r for r in found["headlines"]["rows"] if r["label"] == "Rejection accuracy")
     assert "[" in row["value"] and row["baseline_1"] == "1.000"
 
