@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ def load_tokenizer(folder_or_hub_id: str | os.PathLike = BERT_BASE) -> Any:
     try:
         if path.is_file() or (path / "vocab.txt").is_file():
             tokenizer = BertTokenizer(vocab=str(path if path.is_file() else path / "vocab.txt"), do_lower_case=True)
+        elif _is_bert(path):
+            # AutoTokenizer would look at config.json and warn of a model that it does not know.
+            tokenizer = BertTokenizer.from_pretrained(str(path))
         else:
             tokenizer = AutoTokenizer.from_pretrained(str(folder_or_hub_id))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
@@ -44,6 +48,14 @@ def load_tokenizer(folder_or_hub_id: str | os.PathLike = BERT_BASE) -> Any:
             "the tokenizer is not BERT-like", where=folder_or_hub_id, expected="[CLS], [SEP] and [PAD] tokens", advice=advice
         )
     return tokenizer
+
+
+def _is_bert(folder: Path) -> bool:
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and str(settings.get("tokenizer_class", "")).startswith("Bert")
 
 
 def build_word_tokenizer(words: Iterable[str], size: int, max_length: int) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
@@ -228,7 +228,8 @@ def save_state(network: nn.Module, folder: str | os.PathLike, dtype: torch.dtype
         tensor = tensor.detach().cpu().contiguous()
         tensors[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
     path = Path(folder) / WEIGHTS_NAME
-    save_file(tensors, path, metadata={"format": "pt"})
+    # save_file would make the file readable by its owner only
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))
     return path
 
 
@@ -263,7 +264,7 @@ def convert_checkpoint(
         k: (v.to(dtype) if dtype is not None and v.is_floating_point() else v).contiguous().clone()
         for k, v in state.items()
     }
-    save_file(tensors, target, metadata={"format": "pt", "variant": config.variant})
+    target.write_bytes(save(tensors, metadata={"format": "pt", "variant": config.variant}))
     digest = sha256(target)
     note = {"sha256": digest, "source": Path(source).name, "source_sha256": sha256(source)}
     target.with_name(target.name + ".sha256").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
