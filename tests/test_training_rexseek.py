@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fiftyone_rexseek.models.rexseek import RexSeekForSelection, parse_answer
+from fiftyone_rexseek.models.rexseek.answers import PARSERS, evaluation_predictions
 from fiftyone_rexseek.models.rexseek.boxes import encode_boxes
 from fiftyone_rexseek.training.drawn import ATTRIBUTES, DrawnScenes, build_scenes
 from fiftyone_rexseek.training.loop import LoopConfig, train
@@ -116,10 +117,18 @@ def test_suffix_is_the_models_own_prompt_and_a_readable_answer(small):
     assert answer[-1] == end
     assert processor.decode(answer[:-1]) == f"<ground>{text}</ground><objects><obj3><obj5></objects>"
     assert parse_answer(processor.decode(answer), 6).indices == (3, 5)
-    none = suffix_of(processor, question, processor.encode(text), (), end)
-    rejected = parse_answer(processor.decode([label for label in none.labels if label != IGNORED]), 6)
-    assert rejected.outcome.value == "rejected"
-    assert OBJECTS not in none.kinds
+    sentence = processor.config.rejection_sentence
+    for in_list, written in (
+        (True, f"<ground>{text}</ground><objects>{sentence}</objects>"),
+        (False, sentence),
+    ):
+        none = suffix_of(processor, question, processor.encode(text), (), end, reject_in_list=in_list)
+        answer = processor.decode([label for label in none.labels if label not in (IGNORED, end)])
+        assert answer == written
+        for parser in PARSERS.values():
+            assert parser(answer, 6).outcome.value == "rejected" or not in_list
+        assert evaluation_predictions(answer, [[0, 0, 1, 1]] * 6) == [[]]
+        assert none.kinds.count(OBJECTS) == in_list
 
 
 def test_pooling_by_products_equals_roi_align(small):
@@ -187,7 +196,7 @@ def test_a_few_steps_learn_and_resume_gives_the_same_weights(small, scenes, tmp_
 
     whole, result = run(tmp_path / "whole")
     losses = [row["loss"] for row in result.history]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]  # a running mean
     run(tmp_path / "parts", stop_after=8)
     resumed, _ = run(tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))

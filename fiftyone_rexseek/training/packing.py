@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.rexseek import IMAGE_MARK, OBJECT_MARK, RexSeekForSelection, RexSeekProcessor
+from .vocabulary import is_word_tokenizer
 
 IGNORED = -100
 #: What a predicted token decides: whether anybody matches, the wording, which objects.
@@ -71,19 +72,33 @@ def prefix_ids(processor: RexSeekProcessor, num_boxes: int) -> list[int]:
 
 
 def suffix_of(
-    processor: RexSeekProcessor, question: Sequence[int], wording: Sequence[int], targets: Sequence[int], end_id: int
+    processor: RexSeekProcessor,
+    question: Sequence[int],
+    wording: Sequence[int],
+    targets: Sequence[int],
+    end_id: int,
+    reject_in_list: bool | None = None,
 ) -> Suffix:
     """Question and answer as a :class:`Suffix`.
 
-    The answer is ``<ground>wording</ground><objects><obj..>...</objects>`` with ascending objects, or the rejection
-    sentence where there is no target, and then the end token.
+    The answer is ``<ground>wording</ground><objects><obj..>...</objects>`` with ascending objects. Where there is no
+    target it is the rejection sentence, alone or in the place of the objects, and then the end token.
+
+    Args:
+        reject_in_list: put the sentence into the object list. The decision that nobody matches is then taken after the
+            expression was repeated, by what also decides that the list is complete: small models learn that much
+            sooner. Every reader of answers takes both for a rejection. By default for models with one token per word.
     """
     targets = tuple(sorted(targets))
-    if targets:
-        objects = [processor.object_ids[t] for t in targets]
+    if reject_in_list is None:
+        reject_in_list = is_word_tokenizer(processor.tokenizer)
+    if targets or reject_in_list:
+        objects = [processor.object_ids[t] for t in targets] or list(processor.rejection_ids)
         answer = [processor.ground_id, *wording, processor.end_ground_id, processor.objects_id, *objects]
         answer += [processor.end_objects_id, end_id]
-        kinds = [DECISION] + [WORDING] * (len(wording) + 2) + [OBJECTS] * (len(objects) + 1) + [WORDING]
+        kinds = [DECISION] + [WORDING] * (len(wording) + 2)
+        kinds += [OBJECTS] * (len(objects) + 1) if targets else [OBJECTS] + [WORDING] * len(objects)
+        kinds += [WORDING]
     else:
         answer = [*processor.rejection_ids, end_id]
         kinds = [DECISION] + [WORDING] * (len(answer) - 1)

@@ -68,7 +68,7 @@ class SceneStream:
         text, answers = question[:2]
         fixed = len(self.head) + len(self.tail)
         n = len(self.wordings[text])
-        return fixed + n + (4 + n + len(answers) if answers else 1)
+        return fixed + n + 4 + n + max(1, len(answers))  # the rejection sentence is one token
 
 
     def __call__(self, number: int) -> PackedBatch:

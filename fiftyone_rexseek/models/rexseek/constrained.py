@@ -104,7 +104,10 @@ class ConstrainedPolicy(GreedyPolicy):
             allowed = [i for i in range(state.num_boxes) if i not in state.named]
             best = max(allowed, key=lambda i: watched[i], default=None)
             first_of_later_group = state.named and not state.named_in_group
-            if best is not None and (first_of_later_group or watched[best] > watched[columns.end_objects]):
+            close = watched[columns.end_objects]
+            if not state.named:  # some models write the rejection sentence in the place of the objects
+                close = max(close, watched[columns.rejection])
+            if best is not None and (first_of_later_group or watched[best] > close):
                 state.named.append(best)
                 state.named_in_group += 1
                 return processor.object_ids[best]
