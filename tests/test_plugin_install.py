@@ -17,7 +17,7 @@ def places(tmp_path):
     """Folders of the test's own: nothing here may come near a user's FiftyOne."""
     return Places(
         plugin=tmp_path / "plugins" / setup.PLUGIN_NAME,
-        models=tmp_path / "zoo" / "fiftyone_rexseek",
+        models=tmp_path / "zoo" / "rexseek_zoo_source",
         config=tmp_path / "home" / "config.json",
         evaluation_config=tmp_path / "home" / "evaluation_config.json",
     )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -141,6 +142,8 @@ def test_as_a_remote_source(fakes, dataset, monkeypatch, tmp_path):
     foz.list_downloaded_zoo_models()
     model = foz.load_zoo_model("rexseek-3b", candidates_field="boxes", expression_field="query", cache=False)
     assert isinstance(model, zoo_models.RexSeekZooModel)
+    # FiftyOne names the stub's module after its folder; the package must not be hidden by it
+    assert sys.modules["fiftyone_rexseek"].__file__ == str(ROOT / "fiftyone_rexseek" / "__init__.py")
     assert json.loads((folder / "rexseek-3b.json").read_text())["repo_id"] == "IDEA-Research/RexSeek-3B"
     assert "rexseek-3b" in foz.list_downloaded_zoo_models()
     dataset.apply_model(model, "p", num_workers=0)

@@ -3,7 +3,7 @@
 FiftyOne finds none of these in an installed package by itself. What is written:
 
 * ``<plugins_dir>/@fiftyone-rexseek/rexseek``: the plugin, a link to the checkout or a copy out of the wheel
-* ``<model_zoo_dir>/fiftyone_rexseek``: the zoo stubs
+* ``<model_zoo_dir>/rexseek_zoo_source``: the zoo stubs
 * ``config.json``: our manifest in ``dataset_zoo_manifest_paths``
 * ``evaluation_config.json``: our methods in ``detection_backends``
 

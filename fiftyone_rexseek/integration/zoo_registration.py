@@ -15,8 +15,9 @@ import fiftyone as fo
 from ..models import registry
 
 MANIFEST = Path(__file__).resolve().parent.parent / "zoo_models.json"
-#: Folder below ``fo.config.model_zoo_dir`` that the installer writes.
-SOURCE_NAME = "fiftyone_rexseek"
+#: Folder of the stubs below ``fo.config.model_zoo_dir``. FiftyOne puts the stub into ``sys.modules`` under this name, so it
+#: must not be the name of the package.
+SOURCE_NAME = "rexseek_zoo_source"
 _CLASSES = {"rexseek": "RexSeekZooModel", "rela": "ReLAZooModel"}
 
 
