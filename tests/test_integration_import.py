@@ -215,11 +215,10 @@ def test_a_resized_image_keeps_the_rows_coordinates(folder, tmp_path):
         Image.open(path).resize((100, 75)).save(tmp_path / "half" / path.name)
     small, report = load(dataset_dir=str(folder), data_path=str(tmp_path / "half"))
     full, _ = load(dataset_dir=str(folder))
-    # a row without targets has no mask, so nothing states the size that its candidates refer to
-    stated = {"num_targets": {"$gt": 0}}
-    assert report.problems["size-differs"] == len(small.match(stated)) == len(small.match_tags("problem:size-differs"))
+    # every row of the scenes states its size, also those without a mask
+    assert report.problems["size-differs"] == len(small) == len(small.match_tags("problem:size-differs"))
     same = ["ground_truth.detections.bounding_box", "candidates.detections.bounding_box"]
-    assert small.match(stated).values(same) == full.match(stated).values(same)
+    assert small.values(same) == full.values(same)
 
 
 def test_extra_fields_survive_any_database():

@@ -84,8 +84,12 @@ def test_every_stage(backbone, case):
             continue
         probabilities = mask_probabilities(output.mask_logits[i], padded)
         expected = golden[f"post.mask_argmax.{i}"].bool()
-        same = (foreground(probabilities) == expected).float().mean()
-        assert same >= (1.0 if case == "full480" else 0.999)
+        differs = foreground(probabilities) != expected
+        assert differs.float().mean() <= 1e-3
+        if case == "full480":
+            # identical, but for pixels that the order of additions decides (it changes with the number of threads)
+            margin = (probabilities[1] - probabilities[0]).abs()
+            assert not differs.any() or margin[differs].max() < 1e-5
         if f"post.ref_seg.{i}" in golden:
             assert (probabilities - golden[f"post.ref_seg.{i}"]).abs().max() < 0.05
         if f"post.mask_argmax_orig.{i}" in golden:
