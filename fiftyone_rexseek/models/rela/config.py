@@ -51,6 +51,7 @@ class ReLAConfig:
             projections of the cross attention start equal, so that attention is local from the first step
         pixel_position: *tiny*: the sine position is also added to the pixel decoder's input maps, so that mask
             features know where they are
+        residual_outputs: *tiny*: stage outputs are the norm of features plus fused residual, not of the residual alone
         open_radius: *tiny*: a region may always look this far around its own grid cell (share of the image side),
             whatever its attention mask says; else a region that takes its own person for background never sees them
         resize_features_first: *tiny*: attention masks are taken from resized mask features instead of resized region
@@ -115,6 +116,7 @@ class ReLAConfig:
     pixel_position: bool = False
     resize_features_first: bool = False
     open_radius: float | None = None
+    residual_outputs: bool = False
 
     def __post_init__(self):
         for name in ("swin_depths", "swin_heads", "swin_dims"):
@@ -311,6 +313,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "pixel_position": True,
         "resize_features_first": True,
         "open_radius": 0.15,
+        "residual_outputs": True,
         "nms_iou": 0.6,
     },
 }

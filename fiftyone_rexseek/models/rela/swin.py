@@ -164,6 +164,7 @@ class SwinWithLanguage(nn.Module):
     def __init__(self, config: ReLAConfig):
         super().__init__()
         dims, depths = config.stage_dims, config.swin_depths
+        self.residual_outputs = config.residual_outputs
         self.patch_embed = PatchEmbed(dims[0])
         rates = torch.linspace(0, config.drop_path, sum(depths), device="cpu").tolist()
         self.layers = nn.ModuleList()
@@ -191,8 +192,10 @@ class SwinWithLanguage(nn.Module):
         for i, layer in enumerate(self.layers):
             if i:
                 x = layer.run_blocks(x)
+            before = x
             residual, x = layer.fuse(x, words, word_mask)
-            features.append(getattr(self, f"norm{i}")(residual).permute(0, 3, 1, 2))
+            output = before + residual if self.residual_outputs else residual
+            features.append(getattr(self, f"norm{i}")(output).permute(0, 3, 1, 2))
             if stages is not None:
                 stages[f"backbone.layers.{i}.fusion_out"] = residual.flatten(1, 2)
                 if x is not None:
