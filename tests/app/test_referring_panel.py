@@ -8,11 +8,12 @@ from fiftyone_rexseek.geometry import to_relative
 
 
 @pytest.fixture
-def dataset(tmp_path):
+def dataset(tmp_path, request):
     """Drawn scenes as a folder of pictures with boxes: no benchmark, no expressions."""
     from PIL import Image
 
-    dataset = fo.Dataset("referring-panel", overwrite=True)
+    # the App remembers what was open by the dataset's name
+    dataset = fo.Dataset(request.node.name.replace("_", "-"), overwrite=True)
     samples = []
     for index in range(4):
         scene = generate_scene(77, index)
