@@ -20,8 +20,10 @@ demo: $(STAMP)
 browser: $(STAMP)
 	-bash tools/ensure_browser.sh
 
+# The browser's event loop stays alive in its process, so the App tests have one of their own.
 test: $(STAMP) browser
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/app
+	$(PY) -m pytest tests/app
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
