@@ -18,20 +18,13 @@ def dataset(tmp_path_factory):
 
 def test_a_finished_look_on_opening(app, dataset):
     app.open(dataset)
-    for group in ("REFERRING", "LABELS", "SOURCE"):
+    for group in ("referring", "labels", "source"):
         app.page.get_by_text(group, exact=True).first.wait_for()
     app.shot("humanref-grid")
     view = dataset.match({"num_targets": {"$gt": 1}}).limit(1)
     assert len(view) == 1
     app.open_sample(1)
     app.shot("humanref-modal")
-
-
-def test_expressions_grouped_by_image(app, dataset):
-    app.page.goto(f"http://127.0.0.1:{app.port}/datasets/{dataset.name}?view=by-image", wait_until="domcontentloaded")
-    app.page.locator("[data-cy=fo-grid] [data-cy=looker]").first.wait_for()
-    app.page.get_by_text("6 groups", exact=False).first.wait_for()
-    app.shot("humanref-by-image")
 
 
 def test_evaluate_operator_writes_fields_and_a_run(app, dataset):
@@ -73,3 +66,10 @@ def test_two_runs_in_the_model_evaluation_panel(app, dataset):
     app.page.get_by_text("eval_none", exact=True).last.click()
     app.page.get_by_text("Difference", exact=False).first.wait_for()
     app.shot("model-evaluation-compare")
+
+
+def test_expressions_grouped_by_image(app, dataset):
+    app.page.goto(f"http://127.0.0.1:{app.port}/datasets/{dataset.name}?view=by-image", wait_until="domcontentloaded")
+    app.page.locator("[data-cy=fo-grid] [data-cy=looker]").first.wait_for()
+    app.page.get_by_text("6 samples", exact=True).first.wait_for()
+    app.shot("humanref-by-image")
