@@ -52,7 +52,8 @@ class App:
     def open(self, dataset: fo.Dataset) -> None:
         """Opens a dataset and waits until its grid is drawn."""
         self.page.goto(f"http://127.0.0.1:{self.port}/datasets/{dataset.name}", wait_until="domcontentloaded")
-        self.page.locator("[data-cy=fo-grid] [data-cy=looker]").first.wait_for()
+        # the first page of a fresh server on a busy machine takes long
+        self.page.locator("[data-cy=fo-grid] [data-cy=looker]").first.wait_for(timeout=150_000)
         self.page.wait_for_timeout(500)
 
     def shot(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""HumanRef in the App: what it looks like on opening, the evaluate operator, the run in the Model Evaluation panel."""
+"""HumanRef in the App: what it looks like on opening, and the evaluate operator."""
 
 import fiftyone as fo
 import pytest
@@ -18,8 +18,8 @@ def dataset(tmp_path_factory):
 
 def test_a_finished_look_on_opening(app, dataset):
     app.open(dataset)
-    for group in ("referring", "labels", "source"):
-        app.page.get_by_text(group, exact=True).first.wait_for()
+    for field in ("expression", "num_targets", "ground_truth", "candidates"):
+        app.page.get_by_text(field, exact=True).first.wait_for()
     app.shot("humanref-grid")
     view = dataset.match({"num_targets": {"$gt": 1}}).limit(1)
     assert len(view) == 1
@@ -53,23 +53,3 @@ def test_evaluate_operator_writes_fields_and_a_run(app, dataset):
     app.close_output()
     app.page.get_by_text("operator_run_score", exact=True).first.wait_for()  # in the sidebar
     assert isinstance(dataset.load_saved_view("operator_run: worst first"), fo.DatasetView)
-
-
-def test_two_runs_in_the_model_evaluation_panel(app, dataset):
-    app.open(dataset)
-    app.panel("Model Evaluation")
-    app.page.get_by_text("eval_all_candidates", exact=True).first.click()
-    app.page.get_by_text("Rejection accuracy", exact=True).first.wait_for()
-    app.page.get_by_text("DensityF1 0.5:0.95", exact=True).first.scroll_into_view_if_needed()
-    app.shot("model-evaluation")
-    app.page.get_by_text("Select a comparison", exact=False).first.click()
-    app.page.get_by_text("eval_none", exact=True).last.click()
-    app.page.get_by_text("Difference", exact=False).first.wait_for()
-    app.shot("model-evaluation-compare")
-
-
-def test_expressions_grouped_by_image(app, dataset):
-    app.page.goto(f"http://127.0.0.1:{app.port}/datasets/{dataset.name}?view=by-image", wait_until="domcontentloaded")
-    app.page.locator("[data-cy=fo-grid] [data-cy=looker]").first.wait_for()
-    app.page.get_by_text("6 samples", exact=True).first.wait_for()
-    app.shot("humanref-by-image")
