@@ -19,7 +19,7 @@ SCENE_SIZES = ((320, 240),) * 6 + ((240, 240), (400, 240))
 MASK_SIZE = 80
 #: Relative frequency of the domains; interactions and reasoning are the hardest, names the easiest.
 DOMAIN_WEIGHTS = {
-    "attribute": 1.0, "position": 1.1, "interaction": 1.2, "reasoning": 1.5, "celebrity": 0.5, "rejection": 1.0,
+    "attribute": 1.0, "position": 1.1, "interaction": 1.2, "reasoning": 1.5, "celebrity": 0.5, "rejection": 1.5,
 }  # fmt: skip
 MAX_RANK = 8
 NAMES = tuple(CHARACTERS)

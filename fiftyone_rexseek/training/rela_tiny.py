@@ -41,6 +41,7 @@ class TinyRecipe:
         easy_batches: the joint stage begins with this many batches of scenes with two to five people
         pretrain_scenes: per step of the first stage
         muon_lr, adam_lr, trunk_lr_scale: joint stage; the pretrained backbone learns more slowly
+        ema: decay per step of the average of the weights that is validated and kept
         pretrain_muon_lr, pretrain_adam_lr: first stage. With a fifth of it the colours of clothes are not learned in time
         seed: of weights, scenes and expressions
     """
@@ -58,6 +59,7 @@ class TinyRecipe:
     pretrain_muon_lr: float = 2e-2
     pretrain_adam_lr: float = 6e-3
     trunk_lr_scale: float = 0.4
+    ema: float = 0.998
     validation_scenes: int = 36
     validate_every: int = 150
     bf16: bool = True
@@ -108,7 +110,7 @@ def train_tiny(
 
     loop = replace(
         loop, out_dir=out_dir / "joint", steps=recipe.joint_steps, minutes=recipe.joint_minutes,
-        validate_every=recipe.validate_every, checkpoint_every=50, final_lr=0.03,
+        validate_every=recipe.validate_every, checkpoint_every=50, final_lr=0.03, ema=recipe.ema,
     )  # fmt: skip
     batch_at = partial(
         scene_batch, 10 * recipe.seed + 101, scenes=recipe.scenes, expressions=recipe.expressions,

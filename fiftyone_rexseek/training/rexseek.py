@@ -37,6 +37,7 @@ class ObjectiveConfig:
         decision: first token of the answer: group or rejection
         wording: the echoed expression and the tags
         objects: the object list and its end
+        rejection: how much more a list that says "nobody" counts than one token of another list
         attributes: classes of every object from its feature (needs attributes in the batch)
         match: which boxes are meant, from the hidden states of question and boxes after ``match_layer``
         pointer: the next box of the list, or its end, after ``pointer_layer``
@@ -53,6 +54,7 @@ class ObjectiveConfig:
     decision: float = 0.5
     wording: float = 0.1
     objects: float = 1.0
+    rejection: float = 1.0
     attributes: float = 0.0
     match: float = 0.0
     pointer: float = 0.0
@@ -69,7 +71,7 @@ class ObjectiveConfig:
 
 #: Terms for training a small model from nothing on drawn scenes.
 FROM_SCRATCH = ObjectiveConfig(
-    decision=0.2, objects=1.5, attributes=4.0, match=0.5, pointer=0.5, identity=0.1, attend=0.5, decide=0.2, fast=True,
+    decision=0.2, objects=1.5, rejection=2.5, attributes=4.0, match=0.5, pointer=0.5, identity=0.1, attend=0.5, decide=0.2, fast=True,
     dtype="bfloat16",
 )
 
@@ -173,11 +175,16 @@ class RexSeekObjective(nn.Module):
         labels, kinds = batch.labels[chosen], batch.kinds[chosen]
         losses = F.cross_entropy(logits, labels, reduction="none")
         right = logits.argmax(-1) == labels
+        nobody = (~batch.matches.any(-1))[..., None].expand_as(batch.labels)[chosen]
+        weights = torch.where(nobody, self.config.rejection, 1.0)
         for name, kind in (("decision", DECISION), ("wording", WORDING), ("objects", OBJECTS)):
             of_kind = kinds == kind
-            terms[name] = (losses * of_kind).sum() / of_kind.sum().clamp(min=1)
+            counted = of_kind * weights if kind == OBJECTS else of_kind.float()
+            terms[name] = (losses * counted).sum() / counted.sum().clamp(min=1)
             if kind != WORDING:
                 values[f"{name}_acc"] = (right & of_kind).sum() / of_kind.sum().clamp(min=1)
+        rejecting = (kinds == OBJECTS) & nobody
+        values["rejecting_acc"] = (right & rejecting).sum() / rejecting.sum().clamp(min=1)
 
     def _object_terms(self, layers: dict[int, tuple[Tensor, Tensor]], batch: PackedBatch, terms: dict) -> None:
         config = self.config
