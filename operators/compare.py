@@ -6,8 +6,8 @@ from fiftyone.operators import types
 
 from fiftyone_rexseek.integration import comparison, results
 
-from .base import config, invalid
-from .calling import CallableOperator, dropdown, plural
+from .base import config, invalid, reload
+from .calling import CallableOperator, count_notice, dropdown, perform, plural
 
 
 class CompareRuns(CallableOperator):
@@ -20,6 +20,7 @@ class CompareRuns(CallableOperator):
             "Compare evaluations",
             "Two or more evaluation runs side by side, with the samples where one is right and the other wrong",
             dynamic=True,
+            execute_as_generator=True,
         )
 
     def resolve_input(self, ctx):
@@ -48,18 +49,24 @@ class CompareRuns(CallableOperator):
             "save_views", default=False, label="Save views",
             description="'A right, B wrong' and the reverse, of every pair", view=types.CheckboxView(),
         )  # fmt: skip
-        ctx.target_view(require_flat=True)
+        target = ctx.target_view(require_flat=True)
+        if not prop.invalid:
+            common = comparison.common_view(target, chosen).count()
+            count_notice(inputs, common, "scored by all of them will be compared", "No sample of the target was scored by all of them")
         return types.Property(inputs, view=types.View(label="Compare evaluations"))
 
     def execute(self, ctx):
-        compared = comparison.compare_runs(ctx.target_view(require_flat=True), ctx.params["eval_keys"])
-        views = comparison.save_pair_views(ctx.dataset, compared) if ctx.params.get("save_views") else []
-        if views and not ctx.delegated:
-            ctx.ops.reload_dataset()
-        summary = compared.to_markdown()
-        if views:
-            summary += f"\n\n{plural(len(views), 'view')} saved: " + ", ".join(f"`{name}`" for name in views)
-        return {"summary": summary, "comparison": compared.to_dict(), "views": views}
+        target, p = ctx.target_view(require_flat=True), ctx.params
+
+        def work(progress):
+            compared = comparison.compare_runs(target, p["eval_keys"])
+            views = comparison.save_pair_views(target, compared) if p.get("save_views") else []
+            summary = compared.to_markdown()
+            if views:
+                summary += f"\n\n{plural(len(views), 'view')} saved: " + ", ".join(f"`{name}`" for name in views)
+            return {"summary": summary, "comparison": compared.to_dict(), "views": views}
+
+        return perform(ctx, self, "Comparing", work, lambda result: reload(ctx) if result["views"] else iter(()))
 
     def resolve_output(self, ctx):
         outputs = types.Object()

@@ -203,6 +203,15 @@ def compare_runs(
     )
 
 
+def common_view(samples: fo.core.collections.SampleCollection, eval_keys: Sequence[str]) -> fo.DatasetView:
+    """The samples that every one of these runs scored."""
+    view = samples.view()
+    for key in eval_keys:
+        run = get_run(samples._dataset, key)
+        view = view.exists(run.field(_decisive(run)))
+    return view
+
+
 def _decisive(run: Run) -> str:
     return "success" if "success" in run.fields else "score"
 
@@ -314,20 +323,24 @@ def right_wrong_view(samples: fo.core.collections.SampleCollection, right: str, 
     return view.sort_by(b.fields["score"]) if "score" in b.fields else view
 
 
-def save_pair_views(dataset: fo.Dataset, comparison: Comparison) -> list[str]:
+def save_pair_views(samples: fo.core.collections.SampleCollection, comparison: Comparison) -> list[str]:
     """Saves views of the samples that one run of a pair answered right and the other wrong; replaces older ones.
+
+    Args:
+        samples: what was compared: the dataset, or a view to which the saved views are confined
+        comparison: what :func:`compare_runs` returned for them
 
     Returns:
         the names of the saved views, those of pairs that never differ left out
     """
-    names = []
+    dataset, names = samples._dataset, []
     for pair in comparison.pairs:
         for right, wrong, count in ((pair.a, pair.b, pair.only_a_right), (pair.b, pair.a, pair.only_b_right)):
             name = f"{right} right, {wrong} wrong"
             if dataset.has_saved_view(name):
                 dataset.delete_saved_view(name)
             if count:
-                dataset.save_view(name, right_wrong_view(dataset, right, wrong))
+                dataset.save_view(name, right_wrong_view(samples, right, wrong))
                 names.append(name)
     return names
 
