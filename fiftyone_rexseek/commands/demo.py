@@ -28,14 +28,16 @@ def demo(folder, scenes, seed, port, app):
 
     made = build(Path(folder), num_scenes=scenes, seed=seed, say=lambda line: click.echo(f"  {line}"))
     compare(made.runs, baselines=False)  # they are among the runs
-    dataset = made.dataset
-    click.echo(f"{len(dataset)} questions about {scenes} scenes in dataset {dataset.name!r}")
-    click.echo("saved views: " + ", ".join(dataset.list_saved_views()))
+    compare(made.grec)
+    compare(made.gres)
+    for dataset in (made.dataset, made.grefcoco):
+        click.echo(f"{len(dataset)} expressions about {scenes} scenes in dataset {dataset.name!r}; saved views:")
+        click.echo("  " + ", ".join(dataset.list_saved_views()))
     click.echo(f"took {time.monotonic() - started:.0f} s")
     if app is None:
         app = sys.stdout.isatty() and os.environ.get("APP", "1") != "0"
     if app:
-        _open(dataset, port)
+        _open(made.dataset, port)
 
 
 def use_plugin() -> None:

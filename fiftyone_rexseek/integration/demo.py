@@ -1,9 +1,9 @@
-"""The demo: drawn scenes go through the ordinary importer, trivial answers and small models are scored, views are saved."""
+"""The demo: drawn scenes in both formats, answered by the packaged models, scored beside trivial answers and compared."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,17 @@ import fiftyone as fo
 
 from ..datasets.humanref import read_humanref
 from ..datasets.predictions import Prediction, write_predictions
-from ..datasets.scenes import write_humanref
+from ..datasets.scenes import write_grefcoco, write_humanref
 from ..metrics.baselines import baseline_choices
 from ..models.registry import ENTRIES
 from . import presentation
+from .apply import apply_expressions
+from .comparison import compare_runs, save_pair_views
+from .curation import disagreements
 from .dataset_types import HumanRefDatasetImporter
 from .evaluation import ReferringResults, evaluate_referring
+from .failures import save_cause_views
+from .grefcoco import GRefCOCODatasetImporter
 from .predictions import import_predictions
 
 DATASET = "rexseek-demo"
@@ -24,50 +29,85 @@ DATASET = "rexseek-demo"
 BASELINES = {"all_candidates": ("all", 0), "none": ("none", 0), "random_2": ("random", 2)}
 #: Packaged models asked in the demo, by the name of their field.
 MODELS = {"rexseek_tiny": "rexseek-tiny", "rela_tiny": "rela-tiny"}
+#: Refs per scene in gRefCOCO's format; each has one to three sentences.
+REFS = 3
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made: the dataset and the runs, best first."""
+    """What the demo made.
+
+    Attributes:
+        dataset: scenes in HumanRef's format
+        runs: its evaluation runs, best first
+        grefcoco: the same scenes in gRefCOCO's format
+        grec, gres: its runs of boxes and of masks
+    """
 
     dataset: fo.Dataset
     runs: tuple[ReferringResults, ...]
+    grefcoco: fo.Dataset
+    grec: tuple[ReferringResults, ...]
+    gres: tuple[ReferringResults, ...]
 
 
 def build(
-    folder: Path, *, num_scenes: int = 200, seed: int = 7, name: str = DATASET, say: Callable[[str], None] = lambda _: None
+    folder: Path, *, num_scenes: int = 200, seed: int = 7, name: str = DATASET, say: Say = lambda _: None
 ) -> Demo:
-    """Draws, imports, answers and scores; an earlier demo of the same name is replaced.
+    """Draws, imports, answers, scores and compares; an earlier demo of the same name is replaced.
 
     Args:
         folder: where scenes and prediction files are written
         num_scenes, seed: of the drawing
-        name: of the dataset
+        name: of the dataset in HumanRef's format; the other one is ``<name>-grefcoco``
         say: called with a line for a person before each step
     """
-    scenes = folder / "scenes"
+    dataset, runs = _humanref(folder, num_scenes, seed, name, say)
+    grefcoco, grec, gres = _grefcoco(folder, num_scenes, seed, f"{name}-grefcoco", say)
+    return Demo(dataset, runs, grefcoco, grec, gres)
+
+
+def _humanref(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
+    scenes = folder / "humanref"
     shutil.rmtree(scenes, ignore_errors=True)
-    say(f"drawing {num_scenes} scenes in {scenes}")
+    say(f"drawing {num_scenes} scenes in HumanRef's format: {scenes}")
     labels = write_humanref(scenes, seed=seed, count=num_scenes, questions_per_scene=6)
-    if fo.dataset_exists(name):
-        fo.delete_dataset(name)
-    dataset = fo.Dataset(name, persistent=True)
-    say("importing them as a HumanRef dataset")
-    dataset.add_importer(HumanRefDatasetImporter(str(scenes)), progress=False)
+    dataset = _import(name, HumanRefDatasetImporter(str(scenes)), say)
     for field, (kind, k) in BASELINES.items():
         say(f"answering: {field}")
         path = folder / f"{field}.jsonl"
         write_baseline(path, labels, kind, k)
         import_predictions(dataset, path, field, progress=False)
-    fields = [*BASELINES, *_ask_models(dataset, say)]
-    runs = []
-    for field in fields:
-        say(f"scoring: {field}")
-        runs.append(evaluate_referring(dataset, field, eval_key=f"eval_{field}", method="humanref"))
+    models = _ask(dataset, say)
+    runs = _score(dataset, [*BASELINES, *models], "humanref", "eval", say)
     runs.sort(key=lambda run: -run.summary["overall"]["density_f1_mean"])
-    for run in runs:
-        presentation.save_worst_first(dataset, run.key, f"{run.key}_score")
-    return Demo(dataset, tuple(runs))
+    _save_views(dataset, runs, models)
+    return dataset, tuple(runs)
+
+
+def _grefcoco(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
+    scenes = folder / "grefcoco"
+    shutil.rmtree(scenes, ignore_errors=True)
+    say(f"drawing {num_scenes} scenes in gRefCOCO's format: {scenes}")
+    write_grefcoco(scenes, seed=seed, count=num_scenes, refs_per_scene=REFS)
+    dataset = _import(name, GRefCOCODatasetImporter(str(scenes)), say)
+    models = _ask(dataset, say)
+    grec = _score(dataset, models, "grec", "grec", say)
+    segmenters = [field for field in models if not ENTRIES[MODELS[field]].needs_candidates]
+    gres = _score(dataset, segmenters, "gres", "gres", say)
+    _save_views(dataset, grec, models)
+    return dataset, tuple(grec), tuple(gres)
+
+
+def _import(name: str, importer, say: Say) -> fo.Dataset:
+    if fo.dataset_exists(name):
+        fo.delete_dataset(name)
+    dataset = fo.Dataset(name, persistent=True)
+    say(f"importing them as {name}")
+    dataset.add_importer(importer, progress=False)
+    return dataset
 
 
 def write_baseline(path: Path, labels: Path, kind: str, k: int) -> None:
@@ -81,17 +121,30 @@ def write_baseline(path: Path, labels: Path, kind: str, k: int) -> None:
     write_predictions(path, rows)
 
 
-def _ask_models(dataset: fo.Dataset, say) -> list[str]:
-    """Lets the packaged models answer, where their weights are there; returns the fields written."""
-    fields = []
+def _ask(dataset: fo.Dataset, say: Say) -> list[str]:
+    """Lets the packaged models answer; returns the fields written."""
     for field, model in MODELS.items():
-        entry = ENTRIES.get(model)
-        if entry is None or not entry.packaged or not entry.packaged_folder.is_dir():
-            continue
-        from .apply import apply_expressions
-
         say(f"answering: {model}")
-        candidates = "candidates" if entry.needs_candidates else None
+        candidates = "candidates" if ENTRIES[model].needs_candidates else None
         apply_expressions(dataset, model, field, "field:expression", candidates, progress=False)
-        fields.append(field)
-    return fields
+    return list(MODELS)
+
+
+def _score(dataset: fo.Dataset, fields: Sequence[str], method: str, prefix: str, say: Say) -> list[ReferringResults]:
+    runs = []
+    for field in fields:
+        say(f"scoring ({method}): {field}")
+        runs.append(evaluate_referring(dataset, field, eval_key=f"{prefix}_{field}", method=method))
+    return runs
+
+
+def _save_views(dataset: fo.Dataset, runs: Sequence[ReferringResults], models: Sequence[str]) -> None:
+    """Views of failures by cause, of the worst answers, and of where the models part."""
+    for run in runs:
+        presentation.save_worst_first(dataset, run.key, f"{run.key}_score")
+    asked = [run.key for run in runs if run.config.pred_field in models]
+    for key in asked:
+        save_cause_views(dataset, key)
+    if len(asked) > 1:
+        save_pair_views(dataset, compare_runs(dataset, asked))
+        dataset.save_view("models disagree", disagreements(dataset, models))
