@@ -6,6 +6,7 @@ On an open sample the answers come at once, as a picture, in words and as the mo
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, fields
 
 import fiftyone.operators as foo
@@ -16,7 +17,8 @@ from fiftyone_rexseek.integration import ask as asking
 from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.registry import ENTRIES
 
-from .base import DARK_ICON, LIGHT_ICON, PLUGIN
+from .base import PLUGIN
+from .layout import COLUMN
 
 #: Questions kept per dataset.
 HISTORY_LENGTH = 30
@@ -30,8 +32,6 @@ class ReferringPanel(foo.Panel):
             name="referring_panel",
             label="Referring",
             icon="person_search",
-            light_icon=LIGHT_ICON,
-            dark_icon=DARK_ICON,
             surfaces="grid modal",
             allow_multiple=False,
             help_markdown="Type one or more referring expressions, one a line, and ask a model who is meant.",
@@ -60,13 +60,19 @@ class ReferringPanel(foo.Panel):
             return
         try:
             asked = asking.ask(ctx.dataset, ctx.current_sample, expressions, options)
+            new = not ctx.dataset.has_sample_field(asking.ASKED_FIELD)
             asking.store_answers(ctx.dataset, asked)
         except ReferringError as e:
             ctx.panel.set_state("error", str(e))
             return
         self._remember(ctx, asked)
         self._show(ctx, asked)
-        ctx.ops.reload_samples()
+        if new:
+            # a field that was not there must appear in the sidebar and on the image
+            ctx.ops.reload_dataset()
+            ctx.ops.set_active_fields([*ctx.active_fields, asking.ASKED_FIELD])
+        else:
+            ctx.ops.reload_samples()
 
     def save_samples(self, ctx):
         """Makes samples of the questions last asked: the answer is computed again, from the warm model."""
@@ -127,13 +133,11 @@ class ReferringPanel(foo.Panel):
     def _show(self, ctx, asked):
         lines = []
         for n, selection in enumerate(asked.selections):
-            color = asking.answer_color(n)
+            # Markdown in the App knows no colours
+            number = f"{n + 1} ({asking.color_name(n)}). " if len(asked.selections) > 1 else ""
             raw = f"\n\n`{selection.answer}`" if selection.answer else ""
             dropped = f"\n\n{selection.dropped_candidates} candidates left out" if selection.dropped_candidates else ""
-            lines.append(
-                f'<span style="color:{color}">●</span> **{selection.expression}**: '
-                f"{asking.in_words(selection)}{raw}{dropped}"
-            )
+            lines.append(f"**{number}{_plain(selection.expression)}**: {asking.in_words(selection)}{raw}{dropped}")
         candidates = asked.result.candidates_xyxy
         among = f" among {len(candidates)} candidates" if candidates is not None else ""
         ctx.panel.set_state("answers", "\n\n".join(lines))
@@ -183,9 +187,9 @@ class ReferringPanel(foo.Panel):
             panel.view("error_message", types.Error(label="This did not work", description=error))
         if ctx.panel.get_state("answers"):
             panel.md(ctx.panel.get_state("answers"), name="answers_text")
-            if ctx.panel.get_state("has_picture"):
-                panel.str("picture", view=types.ImageView(width="100%"))
             panel.md(ctx.panel.get_state("status"), name="status_text")
+            if ctx.panel.get_state("has_picture"):
+                panel.str("picture", view=types.ImageView(width="min(100%, 720px)"))
         elif on_sample:
             warm = asking.is_warm(self._options(ctx))
             panel.md("*The model is loaded.*" if warm else "*The first question loads the model.*", name="warm")
@@ -197,7 +201,7 @@ class ReferringPanel(foo.Panel):
             table.add_row_action("repeat", self.repeat, label="Ask again", icon="replay")
             panel.list("history", types.Object(), view=table, label="History")
             panel.btn("forget", label="Clear history", on_click=self.forget, icon="delete_sweep")
-        return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
+        return types.Property(panel, view=types.GridView(**COLUMN))
 
     def _form(self, ctx):
         form = types.Object()
@@ -227,3 +231,8 @@ class ReferringPanel(foo.Panel):
             form.float("text_threshold", label="Text threshold", default=0.25, min=0, max=1, view=types.SliderView())
         form.bool("masks", label="Masks (SAM)", default=False, view=types.CheckboxView())
         return form
+
+
+def _plain(text: str) -> str:
+    """A text whose characters mean nothing to Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text)

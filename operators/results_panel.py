@@ -11,16 +11,9 @@ from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration import comparison, failures, results
 from fiftyone_rexseek.integration.results_content import comparison_content, content
 
-from .base import DARK_ICON, LIGHT_ICON
+from .layout import COLUMN
 
 _PLOTS = ("domain", "targets", "histogram", "causes", "precision_recall", "sweep")
-#: A column no wider than the panel: a wide table scrolls by itself and does not push the plots out of sight.
-_LAYOUT = {
-    "orientation": "vertical",
-    "gap": 2,
-    "pad": 2,
-    "componentsProps": {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}},
-}
 #: Plots scroll with the panel and are clicked, not zoomed.
 _CONFIG = {"displayModeBar": False, "responsive": True, "scrollZoom": False, "doubleClick": False}
 
@@ -32,8 +25,6 @@ class ResultsPanel(foo.Panel):
             name="results_panel",
             label="Referring results",
             icon="leaderboard",
-            light_icon=LIGHT_ICON,
-            dark_icon=DARK_ICON,
             surfaces="grid",
             allow_multiple=False,
             category=Categories.ANALYZE,
@@ -113,10 +104,11 @@ class ResultsPanel(foo.Panel):
     def color(self, ctx):
         """Colours samples by cause, and boxes by whether they are right."""
         failures.color_by_cause(ctx.dataset, ctx.panel.get_state("run"))
-        text = "Samples are coloured by cause, boxes by whether they are right. Open this panel again with +"
-        ctx.ops.notify(text, variant="success")
-        # the App reads a dataset's colours only when it opens it; that closes the panels
-        ctx.ops.open_dataset(ctx.dataset.name)
+        stored = ctx.dataset.app_config
+        # an App that is open has read the dataset's colours before
+        ctx.trigger("set_color_scheme", {"color_by": stored.color_scheme.color_by, "fields": stored.color_scheme.fields})
+        ctx.ops.set_active_fields(stored.active_fields.paths)
+        ctx.ops.notify("Samples are coloured by cause, boxes by whether they are right", variant="success")
 
     def only_a(self, ctx):
         """Shows what the run answered right and the other one wrong."""
@@ -197,7 +189,7 @@ class ResultsPanel(foo.Panel):
                 " with `fiftyone_rexseek.evaluate_referring(...)`; this panel then shows what came out.",
                 name="nothing",
             )
-            return types.Property(panel, view=types.GridView(**_LAYOUT))
+            return types.Property(panel, view=types.GridView(**COLUMN))
         choice = types.DropdownView(label="Evaluation")
         for key, title in runs.items():
             choice.add_choice(key, label=title)
@@ -207,7 +199,7 @@ class ResultsPanel(foo.Panel):
         if shown:
             self._results(panel, shown)
             self._comparison(ctx, panel, runs)
-        return types.Property(panel, view=types.GridView(**_LAYOUT))
+        return types.Property(panel, view=types.GridView(**COLUMN))
 
     def _results(self, panel, shown):
         panel.md(f"#### {shown['title']}\n\n{shown['facts']}", name="title")
@@ -263,7 +255,7 @@ class ResultsPanel(foo.Panel):
 
 
 def _table(panel, name, columns):
-    table = types.TableView(componentsProps={"item": {"sx": {"overflowX": "auto"}}})
+    table = types.TableView(componentsProps={"item": {"sx": {"overflowX": "auto", "& .MuiTableCell-root": {"px": 1}}}})
     for key, label in columns.items():
         table.add_column(key, label=label)
     panel.list(name, types.Object(), view=table)

@@ -44,7 +44,10 @@ ASKED_TAG = "asked"
 GROUNDING_DINO = "grounding-dino"
 #: Models kept in memory at once; the one not used for the longest time goes first.
 _KEEP = 3
-_COLORS = ((255, 109, 4), (37, 99, 235), (192, 38, 211), (8, 145, 178), (202, 138, 4), (220, 38, 38))
+_COLORS = {
+    "orange": (255, 109, 4), "blue": (37, 99, 235), "magenta": (192, 38, 211), "teal": (8, 145, 178), "ochre": (202, 138, 4),
+    "red": (220, 38, 38),
+}  # fmt: skip
 _GREY = (148, 163, 184)
 
 
@@ -241,7 +244,10 @@ def in_words(selection: Selection) -> str:
 
 
 def draw_answers(image: Image.Image, asked: Asked) -> Image.Image:
-    """The picture with every expression's targets in a colour of its own, and the other candidates in grey."""
+    """The picture with every expression's targets in a colour of its own, and the other candidates in grey.
+
+    Captions are confidences; with several expressions, the number of the expression comes first.
+    """
     chosen = {i for s in asked.selections for i in s.indices or ()}
     layers = []
     if asked.result.candidates_xyxy is not None:
@@ -251,15 +257,22 @@ def draw_answers(image: Image.Image, asked: Asked) -> Image.Image:
         rles = selection.masks
         if rles is None and selection.merged_mask is not None:
             rles = [selection.merged_mask]
-        captions = [f"{s:.2f}" if np.isfinite(s) else "" for s in selection.scores]
+        number = f"{n + 1}: " if len(asked.selections) > 1 else ""
+        captions = [(number + f"{s:.2f}" if np.isfinite(s) else number.strip(": ")) for s in selection.scores]
         shown = [masks.decode(r) for r in rles] if rles is not None else None
-        layers.append(Layer(selection.boxes_xyxy, captions, shown, _COLORS[n % len(_COLORS)]))
+        layers.append(Layer(selection.boxes_xyxy, captions, shown, _COLORS[color_name(n)]))
     return draw_annotated(image, layers)
 
 
-def answer_color(n: int) -> str:
-    """CSS colour of the n-th expression in :func:`draw_answers`."""
-    return "#{:02x}{:02x}{:02x}".format(*_COLORS[n % len(_COLORS)])
+def color_name(n: int) -> str:
+    """What people call the colour of the n-th expression in :func:`draw_answers`.
+
+    Example::
+
+        >>> color_name(0), color_name(7)
+        ('orange', 'blue')
+    """
+    return list(_COLORS)[n % len(_COLORS)]
 
 
 def picture_url(samples, asked: Asked, max_side: int = 900) -> str | None:

@@ -139,7 +139,7 @@ def _score(dataset: fo.Dataset, fields: Sequence[str], method: str, prefix: str,
 
 
 def _save_views(dataset: fo.Dataset, runs: Sequence[ReferringResults], models: Sequence[str]) -> None:
-    """Views of failures by cause, of the worst answers, and of where the models part."""
+    """Views of failures by cause, of the worst answers, and of where the models part; the grid shows the first model."""
     for run in runs:
         presentation.save_worst_first(dataset, run.key, f"{run.key}_score")
     asked = [run.key for run in runs if run.config.pred_field in models]
@@ -148,3 +148,4 @@ def _save_views(dataset: fo.Dataset, runs: Sequence[ReferringResults], models: S
     if len(asked) > 1:
         save_pair_views(dataset, compare_runs(dataset, asked))
         dataset.save_view("models disagree", disagreements(dataset, models))
+    presentation.show(dataset, ["ground_truth", *models[:1]])

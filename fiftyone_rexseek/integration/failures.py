@@ -87,7 +87,8 @@ def save_cause_views(dataset: fo.Dataset, run: Run | str) -> list[str]:
 def color_by_cause(dataset: fo.Dataset, run: Run | str) -> None:
     """Colours samples by the cause of their failure, and boxes by whether they are right; other colours stay.
 
-    The field is shown on the grid. Persisted as the dataset's colour scheme.
+    The field is shown on the grid. Persisted as the dataset's colour scheme and active fields, which an open App reads when
+    it opens the dataset: give it ``dataset.app_config``'s new values by ``ctx.trigger("set_color_scheme", ...)`` besides.
     """
     run = get_run(dataset, run) if isinstance(run, str) else run
     field = run.field("failure")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import fiftyone as fo
 from fiftyone import ViewField as F
@@ -26,7 +27,11 @@ _LABELS = (
     ("ground_truth", "The objects the expression refers to; empty = nobody matches"),
     ("candidates", "The objects a selector may choose from"),
 )
-_COLORS = {"ground_truth": "#16A34A", "candidates": "#94A3B8"}
+_COLORS = {"ground_truth": "#16A34A", "candidates": "#94A3B8", "expression": "#1E293B", "num_targets": "#475569"}
+#: Ends of the names of what accompanies a prediction.
+_COMPANIONS = (
+    "_outcome", "_answer", "_error", "_rejection_score", "_expressions", "_outcomes", "_answers", "_points",
+)  # fmt: skip
 #: Colours for prediction fields, in order of appearance.
 PREDICTION_COLORS = ("#FF6D04", "#2563EB", "#C026D3", "#0891B2", "#CA8A04", "#DC2626")
 
@@ -66,7 +71,7 @@ def present(dataset: fo.Dataset) -> None:
                 name="source", paths=["image_id", "expression_id", "import_key", "extra"], expanded=False
             ),
             fo.SidebarGroupDocument(
-                name="file",
+                name="metadata",
                 paths=["id", "filepath", "created_at", "last_modified_at", *_metadata_paths(dataset)],
                 expanded=False,
             ),
@@ -91,10 +96,16 @@ def present_prediction(dataset: fo.Dataset, field: str) -> None:
     if active is not None and active.paths is not None and not active.exclude and field not in active.paths:
         active.paths = [*active.paths, field]
     dataset.save()
-    paths = [f"{field}{suffix}" for suffix in ("_outcome", "_answer", "_points")]
+    paths = [f"{field}{suffix}" for suffix in _COMPANIONS]
     paths = [path for path in paths if dataset.has_sample_field(path)]
     if paths:
         dataset._add_paths_to_sidebar_group(paths, f"answers of {field}")
+
+
+def show(dataset: fo.Dataset, fields: Sequence[str]) -> None:
+    """Lets the grid show the expression and these fields, and nothing else, when the dataset is opened."""
+    dataset.app_config.active_fields = fo.ActiveFields(paths=["expression", "num_targets", *fields])
+    dataset.save()
 
 
 def _metadata_paths(dataset: fo.Dataset) -> list[str]:

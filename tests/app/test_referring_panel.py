@@ -30,14 +30,9 @@ def dataset(tmp_path, request):
 def test_ask_about_an_open_sample(app, dataset):
     app.open(dataset)
     modal = app.open_sample(0)
-    modal.get_by_text("Referring", exact=True).first.click()
-    box = modal.get_by_placeholder("everyone except the kid in white")
-    box.wait_for()
     first = generate_scene(77, 0)
     question = next(q for q in first.questions(per_domain=4) if q.domain == "attribute")
-    box.fill(f"{question.expression}\nthe person with the elephant")
-    app.page.wait_for_timeout(800)  # the text reaches the panel's state debounced
-    modal.get_by_role("button", name="Ask", exact=True).click()
+    app.ask(modal, f"{question.expression}\nthe person with the elephant")
     modal.get_by_text("rexseek-tiny on").wait_for()
     assert modal.locator("img[src^='data:image/jpeg']").count() == 1
     app.shot("referring-modal")
@@ -46,6 +41,8 @@ def test_ask_about_an_open_sample(app, dataset):
     assert sample["asked_expressions"] == [question.expression, "the person with the elephant"]
     assert set(sample["asked_outcomes"]) <= {"selected", "rejected", "unparsed"}
     assert all(d.expression in sample["asked_expressions"] for d in sample["asked"].detections)
+    # a field that was not there is in the sidebar now
+    modal.get_by_text("asked", exact=True).first.wait_for()
 
     modal.get_by_role("button", name="Save as samples").click()
 
@@ -75,10 +72,10 @@ def test_apply_to_the_grid_from_the_panel(app, dataset):
     box = app.page.get_by_placeholder("everyone except the kid in white")
     box.wait_for()
     box.fill("everyone")
-    app.page.wait_for_timeout(800)
+    app.settle()
     app.page.get_by_role("button", name="Apply to the grid").click()
     form = app.page.locator("[data-cy=operators-prompt-modal]")
-    form.get_by_text("4 sample(s) will be asked").wait_for()
+    form.get_by_text("4 samples will be asked 1 expression").wait_for()
     app.shot("apply-form")
     app.execute(form)
 
