@@ -76,7 +76,7 @@ def test_recipe_in_miniature_gives_a_model_and_goes_on_where_it_was(tmp_path, mo
     size = len(trainee().processor.tokenizer)
     recipe = tiny.TinyRecipe(
         scenes=4, vision_steps=2, vision_images=2, joint_steps=2, images=1, questions=3, easy_steps=1,
-        validation_scenes=1, validate_every=2,
+        validation_scenes=1, validate_every=2, compile=False,
     )  # fmt: skip
     arguments = dict(workers=1, device="cpu", progress=False, config=trainee_config(size))
     folder = tiny.train_rexseek_tiny(tmp_path, recipe, **arguments)
@@ -97,4 +97,23 @@ def test_recipe_in_miniature_gives_a_model_and_goes_on_where_it_was(tmp_path, mo
 
 def test_unknown_model_name_is_refused(tmp_path):
     outcome = CliRunner().invoke(tiny.main, ["--models", "rexseek-huge", "--out", str(tmp_path)])
-    assert outcome.exit_code == 2 and "neither rexseek-tiny nor rela-tiny" in outcome.output
+    assert outcome.exit_code == 2 and "expected rexseek-tiny or rela-tiny, found rexseek-huge" in outcome.output
+
+
+def test_several_models_train_in_processes_of_their_own(tmp_path, monkeypatch):
+    started = {}
+
+    class Process:
+        def __init__(self, command, env):
+            name = command[command.index("--models") + 1]
+            started[name] = command, env
+            self.code = int(name == "rela-tiny")
+
+        def wait(self):
+            return self.code
+
+    monkeypatch.setattr(tiny.subprocess, "Popen", Process)
+    outcome = CliRunner().invoke(tiny.main, ["--out", str(tmp_path)])
+    assert set(started) == set(tiny.NAMES)
+    assert all("fiftyone_rexseek.training.tiny" in command for command, _ in started.values())
+    assert outcome.exit_code == 1 and "training failed: rela-tiny" in outcome.output

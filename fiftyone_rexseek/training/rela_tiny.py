@@ -46,8 +46,8 @@ class TinyRecipe:
         seed: of weights, scenes and expressions
     """
 
-    pretrain_minutes: float | None = 4.0
-    joint_minutes: float | None = 64.0
+    pretrain_minutes: float | None = 8.0
+    joint_minutes: float | None = 70.0
     pretrain_steps: int | None = None
     joint_steps: int | None = None
     scenes: int = 8

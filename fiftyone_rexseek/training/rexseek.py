@@ -71,7 +71,7 @@ class ObjectiveConfig:
 
 #: Terms for training a small model from nothing on drawn scenes.
 FROM_SCRATCH = ObjectiveConfig(
-    decision=0.2, objects=1.5, rejection=2.5, attributes=4.0, match=0.5, pointer=0.5, identity=0.1, attend=0.5, decide=0.2, fast=True,
+    decision=0.2, objects=1.5, rejection=1.5, attributes=4.0, match=0.5, pointer=0.5, identity=0.1, attend=0.5, decide=0.2, fast=True,
     dtype="bfloat16",
 )
 
