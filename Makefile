@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 export FIFTYONE_DO_NOT_TRACK ?= true
 export FIFTYONE_DATABASE_VALIDATION ?= false
 
-.PHONY: demo test bench lint clean setup browser tiny notebook
+.PHONY: demo test bench lint clean setup browser tiny notebook screenshots
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks
+
+# The pictures of docs/app.md.
+screenshots: $(STAMP) browser
+	$(PY) -m pytest tests/app/screenshots.py
 
 tiny: $(STAMP)
 	$(PY) -m fiftyone_rexseek.training.tiny

@@ -1,12 +1,15 @@
-"""How fast the Results panel opens on many evaluated samples: the server's part, from the event to the rendered payload."""
+"""How fast the panels answer: the server's part, from the event to the rendered payload, and the Results panel in a browser."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -18,14 +21,116 @@ from .harness import FOLDER, Result, best_of
 
 DOMAINS = ("attribute", "celebrity", "interaction", "position", "reasoning", "rejection")
 PANEL = "@fiftyone-rexseek/rexseek/results_panel"
+REFERRING = "@fiftyone-rexseek/rexseek/referring_panel"
 TARGET_S = 2.0
+#: Expressions of a question to the Referring panel.
+NUM_ASKED = 8
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Opens the panel on 50,000 evaluated samples (quick: 5,000), compares two runs, evaluates without and with statistics."""
+    """Asks about a sample; opens the Results panel on 50,000 evaluated samples (quick: 5,000), compares and evaluates there."""
     num_samples = 5_000 if quick else 50_000
     with tempfile.TemporaryDirectory(prefix="bench-panel-") as folder, _database(Path(folder)):
-        return _measure(num_samples)
+        results = [_ask(Path(folder))]
+        results += _measure(num_samples)
+        return results + _in_browser(f"bench-panel-{num_samples}", num_samples, Path(folder))
+
+
+def _ask(folder: Path) -> Result:
+    """The event of "Ask" on an open sample, with eight expressions, until everything that the App is sent is made."""
+    import fiftyone as fo
+    import fiftyone.operators as foo
+    from PIL import Image
+
+    from fiftyone_rexseek.datasets.scenes import generate_scene
+    from fiftyone_rexseek.geometry import to_relative
+
+    scene = generate_scene(5, 0)
+    path = folder / "scene.png"
+    Image.fromarray(scene.render()).save(path)
+    dataset = fo.Dataset("bench-panel-asked", overwrite=True)
+    people = [fo.Detection(label="person", bounding_box=b) for b in to_relative(scene.boxes_xyxy, 640, 480).tolist()]
+    dataset.add_sample(fo.Sample(str(path), candidates=fo.Detections(detections=people)))
+    expressions = [q.expression for q in scene.questions(per_domain=4)]
+    expressions = list(dict.fromkeys(expressions))[:NUM_ASKED]
+    state = {"form": {"expressions": "\n".join(expressions), "model": "rexseek-tiny", "candidates": "candidates"}}
+
+    def ask() -> None:
+        params = {"panel_id": "p", "__method__": "ask", "panel_state": json.loads(json.dumps(state))}
+        context = {"dataset": dataset, "params": params, "current_sample": dataset.first().id}
+        done = foo.execute_operator(REFERRING, ctx=context)
+        json.dumps([[q.operator_uri, q.params] for q in done.executor._requests], default=lambda v: v.to_json())
+
+    start = time.perf_counter()
+    ask()
+    first_s = time.perf_counter() - start
+    again_s = best_of(ask, 5)
+    outcomes = dataset.reload() or dataset.first()["asked_outcomes"]
+    if len(outcomes) != len(expressions) or "failed" in outcomes:
+        raise RuntimeError(f"{len(expressions)} expressions were asked, the outcomes are {outcomes}")
+    note = f"{len(expressions)} expressions, {len(people)} candidates, rexseek-tiny; the first question, with loading: {first_s:.1f} s"
+    return Result("question on an open sample (server)", again_s, target=TARGET_S, note=note, lower_is_better=True)
+
+
+def _in_browser(name: str, num_samples: int, folder: Path) -> list[Result]:
+    """The Results panel from the click on its name to its drawn plots; nothing where there is no browser."""
+    chromium = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    chromium = os.environ.get("CHROMIUM", chromium)
+    if chromium is None or importlib.util.find_spec("playwright") is None:
+        return []
+    from playwright.sync_api import sync_playwright
+
+    with _app_server() as port, sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(folder / "profile"), executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"],
+            viewport={"width": 1500, "height": 950},
+        )  # fmt: skip
+        context.add_init_script("localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')")
+        context.route(lambda url: "127.0.0.1" not in url and not url.startswith("data:"), lambda route: route.abort())
+        page = context.pages[0]
+        page.set_default_timeout(180_000)
+        # the second time the server and the browser know the page
+        seconds = [_open_in_browser(page, port, name) for _ in range(3)]
+        context.close()
+    note = f"{num_samples:,} samples; from the click to drawn plots; the first time {seconds[0]:.2f} s"
+    return [Result("panel opens (browser)", min(seconds[1:]), target=TARGET_S, note=note, lower_is_better=True)]
+
+
+def _open_in_browser(page, port: int, name: str) -> float:
+    page.goto(f"http://127.0.0.1:{port}/datasets/{name}", wait_until="domcontentloaded")
+    page.locator("[data-cy=new-panel-btn]").first.wait_for()
+    page.locator("[data-cy=entry-counts]").get_by_text("samples", exact=False).first.wait_for()
+    page.wait_for_timeout(3000)  # the grid and the sidebar have their own work
+    page.locator("[data-cy=new-panel-btn]").first.click()
+    choice = page.get_by_text("Referring results", exact=True).first
+    choice.wait_for()
+    start = time.perf_counter()
+    choice.click()
+    page.locator(".js-plotly-plot g.barlayer .point path").first.wait_for()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _app_server():
+    """The App's server on a free port."""
+    from fiftyone.constants import SERVER_DIR
+
+    port = _free_port()
+    command = [sys.executable, "main.py", "--port", str(port), "--address", "127.0.0.1"]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=SERVER_DIR, start_new_session=True, **quiet)
+    try:
+        _wait_for(port, 180)
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def _measure(num_samples: int) -> list[Result]:
@@ -78,9 +183,7 @@ def _database(folder: Path):
     if "FIFTYONE_DATABASE_URI" in os.environ:
         yield  # the caller's, e.g. that of the tests
         return
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = _free_port()
     (folder / "db").mkdir()
     (folder / "plugins").mkdir()
     (folder / "plugins" / "rexseek").symlink_to(FOLDER.parent)

@@ -55,11 +55,12 @@ class ReferringPanel(foo.Panel):
 
     def _ask(self, ctx, expressions, options):
         ctx.panel.set_state("error", None)
-        if not ctx.current_sample:
+        sample_id = self._open_sample(ctx)
+        if not sample_id:
             ctx.panel.set_state("error", "Open a sample first, or use **Apply to the grid**.")
             return
         try:
-            asked = asking.ask(ctx.dataset, ctx.current_sample, expressions, options)
+            asked = asking.ask(ctx.dataset, sample_id, expressions, options)
             new = not ctx.dataset.has_sample_field(asking.ASKED_FIELD)
             asking.store_answers(ctx.dataset, asked)
         except ReferringError as e:
@@ -77,7 +78,7 @@ class ReferringPanel(foo.Panel):
     def save_samples(self, ctx):
         """Makes samples of the questions last asked: the answer is computed again, from the warm model."""
         entry = ctx.panel.get_state("last")
-        if not entry or entry["sample_id"] != ctx.current_sample:
+        if not entry or entry["sample_id"] != self._open_sample(ctx):
             ctx.panel.set_state("error", "Ask something about this sample first.")
             return
         options = asking.AskOptions(**entry["options"])
@@ -111,6 +112,13 @@ class ReferringPanel(foo.Panel):
         params = {k: v for k, v in asdict(self._options(ctx)).items() if v is not None}
         params |= {"expressions_from": "text" if expressions.strip() else "field", "text": expressions}
         ctx.prompt(f"{PLUGIN}/apply_expressions", params=params)
+
+    @staticmethod
+    def _open_sample(ctx) -> str | None:
+        """The dataset's sample that is open; in a view of patches or frames, the one it was made of."""
+        if ctx.current_sample and ctx.view is not None and ctx.view._is_generated:
+            return ctx.view[ctx.current_sample].sample_id
+        return ctx.current_sample
 
     # -- state ----------------------------------------------------------------------------------------------------------
 

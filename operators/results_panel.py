@@ -255,7 +255,7 @@ class ResultsPanel(foo.Panel):
 
 
 def _table(panel, name, columns):
-    table = types.TableView(componentsProps={"item": {"sx": {"overflowX": "auto", "& .MuiTableCell-root": {"px": 1}}}})
+    table = types.TableView(componentsProps={"item": {"sx": {"overflowX": "auto", "& .MuiTableCell-root": {"px": 0.75, "fontSize": "0.8rem"}}}})
     for key, label in columns.items():
         table.add_column(key, label=label)
     panel.list(name, types.Object(), view=table)

@@ -4,6 +4,8 @@ import base64
 import io
 
 import fiftyone as fo
+import fiftyone.operators as foo
+import plugin
 import pytest
 from fake_models import FakeSelector
 from PIL import Image
@@ -111,3 +113,59 @@ def test_an_unreadable_image_fails_alone(dataset, fake, tmp_path):
     asked = asking.ask(dataset, dataset.first().id, ["all"])
     assert asked.selections[0].outcome is Outcome.FAILED
     assert asking.picture_url(dataset, asked) is None
+
+
+def test_what_is_no_image_of_the_dataset_is_said_before_loading(dataset, fake):
+    with pytest.raises(ConfigError, match="no such sample"):
+        asking.ask(dataset, "0" * 24, ["all"])
+    videos = fo.Dataset()
+    videos.add_sample(fo.Sample("/nowhere/a.mp4"))
+    try:
+        with pytest.raises(ConfigError, match="no image"):
+            asking.ask(videos, videos.first().id, ["all"])
+    finally:
+        videos.delete()
+    assert fake == []
+
+
+class TestPanel:
+    """The events of the panel as the App sends them."""
+
+    @pytest.fixture(autouse=True)
+    def installed(self):
+        plugin.install()
+
+    @staticmethod
+    def event(dataset, method, sample_id, view=None, **form):
+        state = {"form": {"expressions": "all\nnone", "model": "rexseek-tiny", "candidates": "candidates", **form}}
+        params = {"panel_id": "p", "__method__": method, "panel_state": state}
+        ctx = {"view": dataset.view() if view is None else view, "current_sample": sample_id, "active_fields": ["people"]}
+        done = foo.execute_operator(f"{plugin.NAME}/referring_panel", ctx={**ctx, "params": params})
+        sent: dict = {}
+        for request in done.executor._requests:
+            sent.setdefault(request.operator_uri.rpartition("/")[2], []).append(request.params)
+        return sent
+
+    def said(self, sent):
+        return str(sent.get("patch_panel_state", "")) + str(sent.get("set_panel_state", ""))
+
+    def test_a_new_field_is_shown_at_once(self, dataset, fake):
+        first = self.event(dataset, "ask", dataset.first().id)
+        assert first["set_active_fields"] == [{"fields": ["people", "asked"]}] and "reload_dataset" in first
+        again = self.event(dataset, "ask", dataset.first().id)
+        assert "set_active_fields" not in again and "reload_samples" in again
+        dataset.reload()
+        assert dataset.first()["asked_outcomes"] == ["selected", "rejected"]
+
+    def test_in_a_view_of_patches_the_image_is_asked(self, dataset, fake):
+        patches = dataset.to_patches("candidates")
+        self.event(dataset, "ask", patches.skip(1).first().id, view=patches)
+        dataset.reload()
+        assert dataset.first()["asked_expressions"] == ["all", "none"]
+
+    def test_what_goes_wrong_is_said_in_the_panel(self, dataset, fake):
+        assert "Open a sample first" in self.said(self.event(dataset, "ask", None))
+        assert "no such sample" in self.said(self.event(dataset, "ask", "0" * 24))
+        assert "nothing was asked" in self.said(self.event(dataset, "ask", dataset.first().id, expressions=" \n"))
+        dataset.reload()
+        assert not dataset.has_sample_field("asked") and fake == []

@@ -207,9 +207,13 @@ class TestFailureViews:
         dataset.app_config.color_scheme = fo.ColorScheme(
             color_by="field", fields=[{"path": "candidates", "fieldColor": "#94A3B8"}, {"path": "good", "fieldColor": "#111111"}]
         )
+        dataset.app_config.active_fields = fo.ActiveFields(paths=["expression", "poor", "second_failure"])
         for _ in range(2):  # twice is the same as once
             failures.color_by_cause(dataset, "first")
             dataset.reload()
+            # the other run's cause and boxes make room
+            shown = ["first_failure", "expression", "ground_truth", "good"]
+            assert dataset.app_config.active_fields.paths == shown
             fields = {f["path"]: f for f in dataset.app_config.color_scheme.fields}
             assert len(fields) == len(dataset.app_config.color_scheme.fields) == 4
             assert {v["value"] for v in fields["first_failure"]["valueColors"]} == set(failures.CAUSE_COLORS)

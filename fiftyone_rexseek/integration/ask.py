@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fiftyone as fo
+import fiftyone.core.media as fom
 import numpy as np
 from PIL import Image
 
@@ -191,14 +192,14 @@ def ask(samples, sample_id: str, expressions: Sequence[str], options: AskOptions
         options: model, candidates and thresholds
 
     Raises:
-        ConfigError: no expression, or a candidate field that does not exist
+        ConfigError: no expression, no such sample or one that is no image, or a candidate field that does not exist
         ReferringError: the model or detector could not be loaded
     """
     options = options or AskOptions()
     if not expressions:
         raise ConfigError("nothing was asked", expected="at least one expression, one a line")
     needs_candidates = registry.entry(options.model).needs_candidates
-    path = samples._dataset.select(sample_id).values("filepath")[0]
+    path = _image_path(samples._dataset, sample_id)
     proposer, labels = None, None
     item = Item(sample_id, tuple(expressions))
     if needs_candidates and samples.has_sample_field(options.candidates):
@@ -219,6 +220,21 @@ def ask(samples, sample_id: str, expressions: Sequence[str], options: AskOptions
     if result.proposals is not None and result.width:
         labels = CandidateLabels([], list(result.proposals.labels))
     return Asked(sample_id, options, result, labels, seconds, str(getattr(model, "device", "cpu")))
+
+
+def _image_path(dataset: fo.Dataset, sample_id: str) -> str:
+    try:
+        sample = dataset[sample_id]
+    except KeyError as e:
+        raise ConfigError("there is no such sample", found=sample_id, advice="Was it deleted? Open another one.") from e
+    if sample.media_type != fom.IMAGE:
+        raise ConfigError(
+            "this sample is no image",
+            expected="an image",
+            found=sample.media_type,
+            advice="Ask videos with fiftyone_rexseek.integration.video.apply_to_video.",
+        )
+    return sample.filepath
 
 
 def in_words(selection: Selection) -> str:
@@ -279,7 +295,7 @@ def picture_url(samples, asked: Asked, max_side: int = 900) -> str | None:
     """The drawn answers as a ``data:`` URL of bounded size, for a panel; None when the image cannot be read."""
     if not asked.result.width:
         return None
-    path = samples._dataset.select(asked.sample_id).values("filepath")[0]
+    path = _image_path(samples._dataset, asked.sample_id)
     picture = draw_answers(open_image(path), asked)
     picture.thumbnail((max_side, max_side))
     with io.BytesIO() as buffer:

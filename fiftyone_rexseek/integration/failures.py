@@ -7,7 +7,7 @@ from fiftyone import ViewField as F
 
 from ..errors import ConfigError
 from ..metrics.failures import CAUSES
-from .results import Run, evaluated_view, get_run, overview
+from .results import Run, evaluated_view, get_run, list_runs, overview
 
 #: What people read.
 CAUSE_LABELS = {
@@ -103,9 +103,15 @@ def color_by_cause(dataset: fo.Dataset, run: Run | str) -> None:
     scheme.color_by = "value"
     scheme.fields = kept
     dataset.app_config.color_scheme = scheme
-    active = dataset.app_config.active_fields
-    if active is None or active.paths is None or active.exclude:
-        dataset.app_config.active_fields = fo.ActiveFields(paths=[field, run.gt_field, run.pred_field])
-    elif field not in active.paths:
-        active.paths = [field, *active.paths]
+    dataset.app_config.active_fields = fo.ActiveFields(paths=_shown_with_causes(dataset, run))
     dataset.save()
+
+
+def _shown_with_causes(dataset: fo.Dataset, run: Run) -> list[str]:
+    """What the grid shows: the cause, the run's boxes, and what it showed before except other runs' causes and boxes."""
+    own = [run.field("failure"), run.gt_field, run.pred_field]
+    others = [r for r in list_runs(dataset) if r.eval_key != run.eval_key]
+    hidden = {r.pred_field for r in others} | {r.fields.get("failure") for r in others} | set(own)
+    active = dataset.app_config.active_fields
+    known = active is not None and active.paths is not None and not active.exclude
+    return [own[0], *(path for path in (active.paths if known else ()) if path not in hidden), *own[1:]]

@@ -92,9 +92,10 @@ class App:
     def __init__(self, page, port: int):
         self.page, self.port = page, port
 
-    def open(self, dataset: fo.Dataset) -> None:
-        """Opens a dataset and waits until its grid is drawn."""
-        self.page.goto(f"http://127.0.0.1:{self.port}/datasets/{dataset.name}", wait_until="domcontentloaded")
+    def open(self, dataset: fo.Dataset, view: str | None = None) -> None:
+        """Opens a dataset, or one of its saved views, and waits until its grid is drawn."""
+        address = f"http://127.0.0.1:{self.port}/datasets/{dataset.name}" + (f"?view={view}" if view else "")
+        self.page.goto(address, wait_until="domcontentloaded")
         # the first page of a fresh server on a busy machine takes long
         self.page.locator("[data-cy=fo-grid] [data-cy=looker]").first.wait_for(timeout=150_000)
 

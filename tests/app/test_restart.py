@@ -80,9 +80,8 @@ def test_a_killed_server_loses_nothing(app, server, dataset, worker):
     modal = app.open_sample(0)
     app.ask(modal, "the person in the middle")
     modal.get_by_text("rexseek-tiny on").wait_for(timeout=120_000)
-    app.page.keyboard.press("Escape")
-    modal.wait_for(state="hidden")
 
+    app.open(dataset)
     service = DelegatedOperationService()
     operation = plugin.operator("apply_expressions")(dataset, delegate=True, **QUEUED)["id"]
     process = worker()

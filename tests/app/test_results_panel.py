@@ -7,6 +7,7 @@ from PIL import Image
 from fiftyone_rexseek.datasets.scenes import generate_scene
 from fiftyone_rexseek.integration import comparison, results
 from fiftyone_rexseek.integration.evaluation import evaluate_referring
+from fiftyone_rexseek.integration.failures import CAUSE_COLORS
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +89,16 @@ def test_numbers_clicks_and_comparison(app, dataset):
         return dataset.app_config.color_scheme is not None
 
     app.until(coloured, "colours are stored")
-    # the App opens the dataset again, which closes the panel
-    page.get_by_text("HumanRef - protocol official").wait_for(state="hidden")
+    # at once, in the open App: each sample says its cause, in the cause's colour
+    page.get_by_role("button", name="All samples").click()
     wait_for_count(app, len(dataset))
+    chip = page.locator("[data-cy=fo-grid]").get_by_text("exact", exact=True).first
+    chip.wait_for()
+    green = [int(CAUSE_COLORS["exact"][k : k + 2], 16) for k in (1, 3, 5)]
+    app.until(
+        lambda: chip.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb({}, {}, {})".format(*green), "it is green"
+    )
     app.shot("results-panel-colours")
-    app.panel("Referring results")
     plot(page, "Answers by cause")
     app.shot("results-panel-causes")
     plot(page, "DensityF1 by threshold")
