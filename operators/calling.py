@@ -17,7 +17,7 @@ from fiftyone.operators.executor import ExecutionContext, _parse_ctx
 
 from fiftyone_rexseek.errors import ReferringError
 
-from .base import progress_callback, run
+from .base import invalid, progress_callback, run
 
 #: What a work function gets to report its progress, and the result it makes for ``resolve_output``.
 Work = Callable[[Any], dict[str, Any]]
@@ -62,6 +62,15 @@ class CallableOperator(foo.Operator):
         with ThreadPoolExecutor(1) as pool:
             # in a thread there is no running event loop, so the call waits for its result in a notebook as well
             return pool.submit(foo.execute_operator, self.uri, ctx=ctx).result().result
+
+    def resolve_type(self, ctx, type):
+        """The form, or what stands in the way of one: a target of patches, say; another target may still be chosen."""
+        try:
+            return super().resolve_type(ctx, type)
+        except ReferringError as e:
+            if type != "inputs":
+                raise
+            return self._ensure_view_target(ctx, _refusal(str(e), self.config.label))
 
     def _with_defaults(self, ctx: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         """What a browser does: the form's defaults for what was left out; they may bring further fields."""
@@ -128,6 +137,12 @@ def _failure(message: str) -> types.Property:
     outputs = types.Object()
     outputs.view("error", types.Error(label="This did not work", description=message))
     return types.Property(outputs, view=types.View(label="This did not work"))
+
+
+def _refusal(message: str, label: str) -> types.Property:
+    inputs = types.Object()
+    invalid(inputs.view("refusal", types.Error(label="This cannot be done here", description=message)), message)
+    return types.Property(inputs, view=types.View(label=label))
 
 
 def summary_output(ctx, label: str, *fields: tuple[str, str]) -> types.Property:

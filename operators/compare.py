@@ -8,6 +8,7 @@ from fiftyone_rexseek.integration import comparison, results
 
 from .base import config, invalid, reload
 from .calling import CallableOperator, count_notice, dropdown, perform, plural
+from .targets import target_images
 
 
 class CompareRuns(CallableOperator):
@@ -49,14 +50,14 @@ class CompareRuns(CallableOperator):
             "save_views", default=False, label="Save views",
             description="'A right, B wrong' and the reverse, of every pair", view=types.CheckboxView(),
         )  # fmt: skip
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
         if not prop.invalid:
             common = comparison.common_view(target, chosen).count()
             count_notice(inputs, common, "scored by all of them will be compared", "No sample of the target was scored by all of them")
         return types.Property(inputs, view=types.View(label="Compare evaluations"))
 
     def execute(self, ctx):
-        target, p = ctx.target_view(require_flat=True), ctx.params
+        target, p = target_images(ctx), ctx.params
 
         def work(progress):
             compared = comparison.compare_runs(target, p["eval_keys"])

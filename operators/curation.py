@@ -10,6 +10,7 @@ from fiftyone_rexseek.integration.fields import detections_fields, prediction_fi
 
 from .base import config, invalid
 from .calling import CallableOperator, count_notice, dropdown, plural
+from .targets import target_images
 
 DEFAULT_LIMIT = 200
 _NO_PREDICTIONS = "This dataset holds no predictions yet: use 'Apply expressions' or import predictions first"
@@ -84,7 +85,7 @@ def _open_sample_or_target(ctx) -> tuple[fo.core.collections.SampleCollection, b
     """The sample open in the modal unless something is selected, otherwise what the form's target says."""
     if ctx.current_sample and not ctx.selected:
         return ctx.dataset.select(ctx.current_sample), True
-    return ctx.target_view(require_flat=True), False
+    return target_images(ctx), False
 
 
 def _modal_button(label: str, icon: str) -> types.Placement:
@@ -107,7 +108,7 @@ class MostUncertain(CallableOperator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        count = len(ctx.target_view(require_flat=True))
+        count = len(target_images(ctx))
         _prediction(ctx, inputs)
         _limit_and_name(ctx, inputs)
         count_notice(inputs, count, "looked at; those without any confidence are left out")
@@ -115,7 +116,7 @@ class MostUncertain(CallableOperator):
 
     def execute(self, ctx):
         field = ctx.params["pred_field"]
-        view = curation.most_uncertain(ctx.target_view(require_flat=True), field, int(ctx.params["limit"]))
+        view = curation.most_uncertain(target_images(ctx), field, int(ctx.params["limit"]))
         return _show(ctx, view, f"answers of '{field}', least sure first", f"No answer in '{field}' has a confidence")
 
 
@@ -132,7 +133,7 @@ class Disagreements(CallableOperator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        count = len(ctx.target_view(require_flat=True))
+        count = len(target_images(ctx))
         _predictions(ctx, inputs, 2, "Two or more")
         _limit_and_name(ctx, inputs)
         count_notice(inputs, count, "looked at; those on which all agree are left out")
@@ -140,7 +141,7 @@ class Disagreements(CallableOperator):
 
     def execute(self, ctx):
         fields = ctx.params["pred_fields"]
-        view = curation.disagreements(ctx.target_view(require_flat=True), fields, int(ctx.params["limit"]))
+        view = curation.disagreements(target_images(ctx), fields, int(ctx.params["limit"]))
         return _show(ctx, view, f"{' and '.join(fields)} disagree, worst first", "They agree on every sample")
 
 
@@ -157,7 +158,7 @@ class SuspectedLabelErrors(CallableOperator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        count = len(ctx.target_view(require_flat=True))
+        count = len(target_images(ctx))
         chosen = _predictions(ctx, inputs, 1, "With several models there are fewer false alarms")
         _ground_truth(ctx, inputs, chosen)
         inputs.float(
@@ -171,7 +172,7 @@ class SuspectedLabelErrors(CallableOperator):
     def execute(self, ctx):
         p = ctx.params
         view = curation.suspected_label_errors(
-            ctx.target_view(require_flat=True),
+            target_images(ctx),
             p["pred_fields"],
             p["gt_field"],
             min_certainty=float(p["min_certainty"]),

@@ -17,6 +17,7 @@ from fiftyone_rexseek.integration.dataset_types import HumanRefDatasetImporter
 
 from .base import config, invalid, reload
 from .calling import CallableOperator, count_notice, dropdown, perform, plural, summary_output
+from .targets import target_images
 
 
 def _path(ctx, inputs: types.Object, name: str, **options) -> tuple[types.Property, Path | None]:
@@ -142,7 +143,7 @@ class ImportPredictions(CallableOperator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        count = len(ctx.target_view(require_flat=True))
+        count = len(target_images(ctx))
         prop, path = _path(ctx, inputs, "path", label="File", description="JSONL of boxes or points")
         if path is not None:
             self._check(path, prop, inputs)
@@ -175,7 +176,7 @@ class ImportPredictions(CallableOperator):
 
     def execute(self, ctx):
         p = ctx.params
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
 
         def work(progress):
             report = predictions.import_predictions(
@@ -216,7 +217,7 @@ class ExportPredictions(CallableOperator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
         names = [n for n in label_fields(target, (fo.Detections, fo.Keypoints)) if n not in ("ground_truth", "candidates")]
         prop = inputs.enum("pred_field", names, required=True, default=names[0] if names else None, label="Predictions", view=dropdown(names))  # fmt: skip
         if not names:
@@ -232,7 +233,7 @@ class ExportPredictions(CallableOperator):
         return types.Property(inputs, view=types.View(label="Export predictions"))
 
     def execute(self, ctx):
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
         path = Path(ctx.params["path"]).expanduser()
 
         def work(progress):

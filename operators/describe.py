@@ -14,6 +14,7 @@ from fiftyone_rexseek.models.description import DEFAULT_MODEL, Describer
 
 from .base import config, invalid, reload
 from .calling import CallableOperator, count_notice, dropdown, perform
+from .targets import target_images
 
 #: One describer stays in memory between calls from the App.
 _warm = WarmModels(keep=1)
@@ -51,7 +52,7 @@ class DescribeTargets(CallableOperator):
             invalid(prop, problem)
         self._output(ctx, inputs)
         if field is not None:
-            target = ctx.target_view(require_flat=True)
+            target = target_images(ctx)
             if only_selected(ctx):
                 what = f"with selected objects in '{field}' will be described"
             else:
@@ -93,7 +94,7 @@ class DescribeTargets(CallableOperator):
 
     def execute(self, ctx):
         p = ctx.params
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
         name = p["model"]
         # what was described of other labels says nothing about those selected now
         resume = not only_selected(ctx)

@@ -12,8 +12,9 @@ from fiftyone_rexseek.integration.columns import label_fields
 from fiftyone_rexseek.integration.evaluation import METHODS, config_class, evaluate_referring
 from fiftyone_rexseek.integration.report import number
 
-from .base import DARK_ICON, config, invalid, reload
+from .base import config, invalid, reload
 from .calling import CallableOperator, count_notice, dropdown, perform, summary_output
+from .targets import target_images
 
 #: Headline numbers shown when the run is done; all of them are in the Model Evaluation panel.
 SHOWN = 8
@@ -39,12 +40,12 @@ class EvaluateReferring(CallableOperator):
         )
 
     def resolve_placement(self, ctx):
-        button = types.Button(label="Evaluate referring expressions", icon=DARK_ICON, prompt=True)
+        button = types.Button(label="Evaluate referring expressions", icon="grading", prompt=True)
         return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        count = len(ctx.target_view(require_flat=True))
+        count = len(target_images(ctx))
         pred_field = self._fields(ctx, inputs)
         spec = self._method(ctx, inputs)
         self._key(ctx, inputs, pred_field, spec.name)
@@ -95,7 +96,7 @@ class EvaluateReferring(CallableOperator):
 
     def execute(self, ctx):
         p = ctx.params
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
         spec = config_class(p["method"]).spec
         options = {name: p[name] for name in ("missing",) if name in spec.options and p.get(name)}
 

@@ -11,6 +11,7 @@ from fiftyone_rexseek.integration.quality import VIEW, check_quality
 
 from .base import config, invalid
 from .calling import CallableOperator, count_notice, dropdown, perform
+from .targets import target_images
 
 _SAME_IMAGE = {"path": "The same file", "content": "The same content (reads every file; finds copies)"}
 
@@ -31,7 +32,7 @@ class CheckQuality(CallableOperator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        count = len(ctx.target_view(require_flat=True))
+        count = len(target_images(ctx))
         view = dropdown(CHECKS, CHECKS, multiple=True)
         prop = inputs.list("checks", types.String(), default=list(CHECKS), required=True, label="Look for", view=view)
         chosen = ctx.params.get("checks")
@@ -66,7 +67,7 @@ class CheckQuality(CallableOperator):
 
     def execute(self, ctx):
         p = ctx.params
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
 
         def work(progress):
             # boxes are compared in pixels; a picture that cannot be read has no size and is left out

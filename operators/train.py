@@ -14,6 +14,7 @@ from fiftyone_rexseek.models.registry import ENTRIES
 
 from .base import config, invalid
 from .calling import CallableOperator, count_notice, dropdown
+from .targets import target_images
 from .visualize import folder_problem
 
 _STARTS = tuple(e.name for e in ENTRIES.values() if e.family == "rexseek")
@@ -35,7 +36,7 @@ class FineTune(CallableOperator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
         self._start(ctx, inputs)
         self._folder(ctx, inputs)
         gt_field = self._fields(ctx, inputs)
@@ -114,7 +115,7 @@ class FineTune(CallableOperator):
             options["lora"] = LoraOptions(rank=int(p["lora"]), alpha=2.0 * int(p["lora"]))
             options["train"] = ("projectors", "convnext")
         result = fine_tune(
-            ctx.target_view(require_flat=True),
+            target_images(ctx),
             p["output_dir"],
             p["start"],
             gt_field=p["gt_field"],

@@ -12,6 +12,7 @@ from fiftyone_rexseek.integration.visualize import save_annotated
 
 from .base import config, invalid
 from .calling import CallableOperator, count_notice, dropdown, perform, plural
+from .targets import target_images
 
 #: A field of texts is offered as the title; a picture without one is fine.
 _NO_TITLE = "none"
@@ -33,7 +34,7 @@ class SaveAnnotated(CallableOperator):
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        count = len(ctx.target_view(require_flat=True))
+        count = len(target_images(ctx))
         self._folder(ctx, inputs)
         self._fields(ctx, inputs)
         titles = [_NO_TITLE, *_text_fields(ctx.dataset)]
@@ -73,7 +74,7 @@ class SaveAnnotated(CallableOperator):
 
     def execute(self, ctx):
         p = ctx.params
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
         title = p["expression_field"]
 
         def work(progress):

@@ -130,6 +130,7 @@ def _dataset(name, *, model_name, weights, field, texts, expression_field, candi
 
     from ..integration import apply_plan
     from ..integration.apply import apply_expressions
+    from ..integration.fields import flat_images
 
     if not fo.dataset_exists(name):
         raise ConfigError("there is no such dataset", expected=f"one of {fo.list_datasets()}", found=name)
@@ -142,7 +143,7 @@ def _dataset(name, *, model_name, weights, field, texts, expression_field, candi
         samples = samples.match_tags(list(tags))
     expressions = list(texts) if texts else f"field:{expression_field}"
     # before a detector or SAM is loaded; apply_expressions checks the rest before the model is
-    apply_plan.check_samples(samples)
+    samples = flat_images(samples)
     apply_plan.resolve_expressions(samples, expressions)
     summary = apply_expressions(
         samples,

@@ -25,6 +25,7 @@ from ..models.proposals import clean_names
 from ..referring import Outcome
 from . import apply_plan as plan
 from .apply_writer import ApplySummary, Writer
+from .fields import flat_images
 from .selections import OUTCOME, CandidateLabels
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def apply_expressions(
     expression) pair, as the importers make them.
 
     Args:
-        samples: dataset or view of images
+        samples: dataset or view of images; a view grouped by a field stands for all its samples
         model: a zoo name (``"rexseek-3b"``), a model of ``foz.load_zoo_model``, a ``RexSeek``, a ``ReLA``, or anything with
             ``select_batch`` or ``segment_batch``; with ``distributed``, a zoo name or a function that makes the model
         label_field: where answers go
@@ -106,7 +107,7 @@ def apply_expressions(
     Raises:
         ConfigError: fields, names or options that make no sense - before weights load
     """
-    plan.check_samples(samples)
+    samples = flat_images(samples)
     asked = plan.resolve_expressions(samples, expressions)
     plan.check_output(samples, label_field, overwrite)
     for name, value in (("batch_size", batch_size), ("save_every", save_every), ("num_actors", num_actors)):

@@ -21,6 +21,7 @@ from .. import geometry, masks
 from ..errors import ConfigError, DataError
 from ..referring import RLE, Outcome, Segmentation
 from . import documents
+from .fields import flat_images
 from .selections import REJECTED_MASK
 
 #: How far ``box_xyxy`` may be from ``bounding_box`` (relative to the image) before it counts as outdated.
@@ -110,7 +111,7 @@ def read_columns(
     """Reads the columns of a dataset or view.
 
     Args:
-        samples: a dataset or a view that is not grouped
+        samples: a dataset or view of images; a view grouped by a field stands for all its samples
         pred_field: a Detections or Keypoints field
         gt_field: a Detections field
         candidates_field: a Detections field; ignored where the dataset has none
@@ -118,16 +119,10 @@ def read_columns(
         segmentations: whether to read masks, as RLE
 
     Raises:
-        ConfigError: for fields that do not exist or are of another type, and for grouped views
+        ConfigError: for fields that do not exist or are of another type, and for what is not made of image samples
         DataError: for samples without metadata (image size)
     """
-    if samples.media_type != fo.core.media.IMAGE:
-        raise ConfigError(
-            "only flat collections of images can be scored",
-            expected="media type 'image'",
-            found=samples.media_type,
-            advice="For a view grouped by image, use the dataset or an ungrouped view.",
-        )
+    samples = flat_images(samples)
     gt_path = label_list_path(samples, gt_field, (fo.Detections,))
     pred_path = label_list_path(samples, pred_field, (fo.Detections, fo.Keypoints))
     schema = samples.get_field_schema()

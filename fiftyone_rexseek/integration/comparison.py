@@ -13,7 +13,6 @@ from itertools import combinations
 from typing import Any
 
 import fiftyone as fo
-import fiftyone.core.validation as fov
 import numpy as np
 from fiftyone import ViewField as F
 
@@ -21,6 +20,7 @@ from ..errors import ConfigError, DataError
 from ..metrics import humanref_tables, tables
 from ..metrics.significance import PairedBootstrap, paired_bootstraps
 from . import statistics
+from .fields import flat_images
 from .results import Run, get_run, get_statistics
 
 
@@ -172,7 +172,7 @@ def compare_runs(
                 found=kinds,
                 advice="Evaluate the predictions again in the same way.",
             )
-    fov.validate_non_grouped_collection(samples)
+    samples = flat_images(samples)
     columns = _read(samples, runs)
     scored = np.array([[v is not None for v in columns[run, _decisive(run)]] for run in runs], dtype=bool)
     common = scored.all(axis=0)

@@ -22,8 +22,7 @@ from ..models.answering import batches
 from ..models.description import DEFAULT_MODEL, Describer, Description, DescriptionRequest
 from ..models.images import open_image
 from ..referring import Outcome
-from . import apply_plan as plan
-from .fields import require_detections
+from .fields import flat_images, require_detections
 from .selections import ANSWER, ERROR, OUTCOME
 
 logger = logging.getLogger(__name__)
@@ -109,7 +108,7 @@ def describe_targets(
     Raises:
         ConfigError: fields or names that make no sense - before weights load
     """
-    plan.check_samples(samples)
+    samples = flat_images(samples)
     require_detections(samples, objects_field)
     check_text_field(samples, text_field, overwrite)
     dataset, run_key = samples._dataset, f"describe_{text_field}"

@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import fiftyone as fo
-import fiftyone.core.validation as fov
 import numpy as np
 from fiftyone.core.collections import SampleCollection
 from fiftyone.utils.eval.detection import DetectionEvaluation, DetectionEvaluationConfig, DetectionResults
@@ -35,6 +34,7 @@ from fiftyone.utils.eval.detection import DetectionEvaluation, DetectionEvaluati
 from ..errors import ConfigError
 from . import documents, statistics
 from .columns import Columns, label_list_path, read_columns
+from .fields import flat_images
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ METHODS = {
     "gres": "fiftyone_rexseek.integration.evaluation_grefcoco:GRESEvaluationConfig",
     "greg": "fiftyone_rexseek.integration.evaluation_grefcoco:GREGEvaluationConfig",
 }
-#: The label under which matches are tallied: FiftyOne compares label strings, and "person" is not "referred".
+#: Name of what has no label, or one that no true target has; see :func:`_matches`.
 REFERENT = "referent"
 
 
@@ -78,20 +78,23 @@ class Scored:
         fields: per-sample values by field suffix, in the order of the columns; NaN and None leave a field empty
         gt_match: per sample, for each ground truth label the index of its prediction or -1 (int arrays); None when
             the method matches no objects
-        gt_iou: per sample, the overlap of each match (float arrays)
+        gt_iou: per sample, the overlap of each match (float arrays); with ``whole``, of the answer (one number)
         summary: everything aggregated, as JSON values: what ``results.report()`` returns
         headlines: numbers for the panel, most important first
         worst_field: suffix of the field by which samples are sorted worst first
         pred_kept: per sample, which predicted labels are part of the answer (bool arrays); all of them when None
+        whole: for a method that scores an answer as one object, such as a merged mask: per sample whether it is right,
+            None where it is left out
     """
 
     fields: Mapping[str, Sequence[Any]]
     summary: Mapping[str, Any]
     headlines: Sequence[Headline]
     gt_match: Sequence[np.ndarray] | None = None
-    gt_iou: Sequence[np.ndarray] | None = None
+    gt_iou: Sequence[Any] | None = None
     worst_field: str | None = None
     pred_kept: Sequence[np.ndarray] | None = None
+    whole: Sequence[bool | None] | None = None
 
     def kept(self, sample: int, num_labels: int) -> np.ndarray:
         """Which predicted labels of a sample are part of the answer, bool (num_labels,)."""
@@ -246,7 +249,7 @@ class ReferringEvaluation(DetectionEvaluation):
             summary=_plain(self._scored.summary),
             headlines=[_plain(vars(h)) for h in self._scored.headlines],
             worst_field=self._scored.worst_field,
-            classes=[REFERENT],
+            classes=sorted({name for m in matches for name in m[:2] if name is not None}) or [REFERENT],
             missing=missing,
             backend=self,
         )
@@ -332,8 +335,12 @@ class ReferringResults(DetectionResults):
         return {"protocol": self.config.protocol, **{h["key"].replace("/", ":"): h["value"] for h in self.headlines}}
 
     def report(self, classes=None) -> dict[str, Any]:
-        """Everything aggregated, unrounded."""
-        return self.summary
+        """Everything aggregated, unrounded; beside it precision and recall of each label, as FiftyOne reports them.
+
+        The Model Evaluation panel draws the labels' numbers and breaks without them. Inside ``use_subset`` they are those of
+        the subset.
+        """
+        return {**super().report(classes=classes), **self.summary}
 
     def print_report(self, classes=None, digits=3) -> None:
         """Shows the headline numbers and the groups as tables."""
@@ -372,7 +379,7 @@ def evaluate_referring(
     Evaluation panel and can be loaded, renamed and deleted with its fields. All is written in bulk.
 
     Args:
-        samples: a dataset or an ungrouped view
+        samples: a dataset or view of images; a view grouped by a field stands for all its samples
         pred_field: the predictions; None on a sample means "not predicted" and is counted as missing
         gt_field: the true targets; an empty Detections means that nobody matches
         eval_key: name of the run; None only returns the results
@@ -383,7 +390,7 @@ def evaluate_referring(
     Returns:
         a :class:`ReferringResults`
     """
-    fov.validate_non_grouped_collection(samples)
+    samples = flat_images(samples)
     config = config_class(method)(pred_field, gt_field, protocol=protocol, **options)
     run = config.build()
     run.ensure_requirements()
@@ -415,22 +422,47 @@ def config_class(method: str | type[ReferringEvaluationConfig]) -> type[Referrin
 
 
 def _matches(columns: Columns, scored: Scored) -> dict[str, list[tuple]]:
-    """FiftyOne's match tuples of every sample."""
+    """FiftyOne's match tuples of every sample.
+
+    FiftyOne counts a match as right when both labels are equal, but a referring answer is right whatever its label says
+    ("person" for a "kid"): a match has the label of its target. What was wrongly chosen keeps its own label if some target has
+    that label too, else it is a :data:`REFERENT`.
+    """
+    known = {name for names in columns.gt.names for name in names}
+
+    def truth(i: int, g: int) -> str:
+        return columns.gt.names[i][g] or REFERENT
+
+    def wrong(i: int, p: int) -> str:
+        name = columns.pred.names[i][p]
+        return name if name and name in known else REFERENT
+
     result: dict[str, list[tuple]] = {}
     for i, sample_id in enumerate(columns.sample_ids):
         gt_ids, pred_ids, scores = columns.gt.ids[i], columns.pred.ids[i], columns.pred.scores[i]
-        tuples: list[tuple] = []
-        used: set[int] = set()
+        pairs: list[tuple[int | None, int | None, float | None]] = []
         if scored.gt_match is not None:
-            for g, (p, iou) in enumerate(zip(scored.gt_match[i].tolist(), scored.gt_iou[i].tolist())):
-                if p >= 0:
-                    used.add(p)
-                    tuples.append((REFERENT, REFERENT, iou, scores[p], gt_ids[g], pred_ids[p]))
-                else:
-                    tuples.append((REFERENT, None, None, None, gt_ids[g], None))
-            unused = (p for p in np.flatnonzero(scored.kept(i, len(pred_ids))).tolist() if p not in used)
-            tuples.extend((None, REFERENT, None, scores[p], None, pred_ids[p]) for p in unused)
-        result[sample_id] = tuples
+            match, iou = scored.gt_match[i].tolist(), scored.gt_iou[i].tolist()
+            pairs += [(g, p, iou[g]) if p >= 0 else (g, None, None) for g, p in enumerate(match)]
+            kept = np.flatnonzero(scored.kept(i, len(pred_ids))).tolist()
+            pairs += [(None, p, None) for p in kept if p not in set(match)]
+        elif scored.whole is not None and scored.whole[i] is not None:
+            target, answer = 0 if gt_ids else None, 0 if pred_ids else None
+            if scored.whole[i] and gt_ids and pred_ids:
+                pairs.append((target, answer, scored.gt_iou[i]))
+            else:
+                pairs += [(target, None, None)] * bool(gt_ids) + [(None, answer, None)] * bool(pred_ids)
+        result[sample_id] = [
+            (
+                None if g is None else truth(i, g),
+                None if p is None else wrong(i, p) if g is None else truth(i, g),
+                iou,
+                None if p is None else scores[p],
+                None if g is None else gt_ids[g],
+                None if p is None else pred_ids[p],
+            )
+            for g, p, iou in pairs
+        ]
     return result
 
 
@@ -445,6 +477,8 @@ def _write_fields(samples, config, eval_key: str, columns: Columns, scored: Scor
             update = {name: values[i] for name, values in fields.items()}
             if scored.gt_match is not None:
                 _object_update(update, eval_key, columns, scored, i, positions)
+            elif scored.whole is not None:
+                _whole_update(update, eval_key, columns, scored.whole[i], i, positions)
             updater.set(sample_id, update)
 
 
@@ -472,6 +506,21 @@ def _object_update(update, eval_key, columns: Columns, scored: Scored, i: int, p
                 update[prefix] = wrong if partner is None else "tp"
             update[f"{prefix}_id"] = None if partner is None else partners.ids[i][partner]
             update[f"{prefix}_iou"] = None if partner is None else iou[k if labels is gt else partner]
+
+
+def _whole_update(update, eval_key, columns: Columns, right: bool | None, i: int, positions) -> None:
+    """Marks of an answer that is one object, whatever the number of its parts; every part says whether the whole is right."""
+    if right is None:
+        return
+    targets, answers = bool(columns.gt.ids[i]), bool(columns.pred.ids[i])
+    found = right and targets and answers
+    update[f"{eval_key}_tp"] = int(found)
+    update[f"{eval_key}_fp"], update[f"{eval_key}_fn"] = int(answers and not found), int(targets and not found)
+    for labels, wrong in ((columns.gt, "fn"), (columns.pred, "fp")):
+        for k, label_id in enumerate(labels.ids[i]):
+            at = k if positions is None else positions(labels.list_path, label_id)
+            if at is not None:
+                update[f"{labels.list_path}.{at}.{eval_key}"] = "tp" if found else wrong
 
 
 def _value(value: Any) -> Any:

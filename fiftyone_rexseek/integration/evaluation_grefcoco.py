@@ -234,7 +234,8 @@ def score_gres(columns: Columns, options: Mapping[str, Any]) -> Scored:
         "n_acc": np.where(empty & ~out, silent, np.nan),
     }
     fields = {name: _spread(values, graded) for name, values in own.items()}
-    return Scored(fields, summary, _gres_headlines(summary), worst_field="score")
+    # a merged mask is one object
+    return Scored(fields, summary, _gres_headlines(summary), gt_iou=fields["iou"], worst_field="score", whole=fields["success"])
 
 
 def _spread(values, graded: np.ndarray) -> list[Any]:

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..referring import ReferringExample, Target
 from . import documents
 from .columns import AGREEMENT, label_list_path, label_rle
+from .fields import flat_images
 from .importers import unpack_extra
 
 #: Key inside ``extra`` under which the order of a source row's keys is kept, where it is not the usual one.
@@ -32,13 +33,12 @@ def examples_of(
     without an ``expression_id`` get their FiftyOne id, those without an ``image_id`` the name of their file.
 
     Args:
-        samples: a dataset or an ungrouped view
+        samples: a dataset or view of images; a view grouped by a field stands for all its samples
         gt_field: Detections with the targets; a sample where it is None is left out (nothing is known about it)
         candidates_field: Detections to choose from; may be absent
         expression_field: the text
     """
-    if samples.media_type != fo.core.media.IMAGE:
-        raise ConfigError("only flat collections of images can be exported", found=samples.media_type)
+    samples = flat_images(samples)
     label_list_path(samples, gt_field, (fo.Detections,))
     if samples.get_field(expression_field) is None:
         raise ConfigError(f"there is no field {expression_field!r}", advice="Which field holds the expressions?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fiftyone as fo
+import fiftyone.core.media as fom
 
 from ..errors import ConfigError
 
@@ -43,3 +44,41 @@ def require_field(samples: fo.core.collections.SampleCollection, field: str, *ty
     if types and not isinstance(ftype, types):
         kinds = " or ".join(t.__name__ for t in types)
         raise ConfigError(f"field {field!r} is of another kind", expected=kinds, found=type(ftype).__name__)
+
+
+def flat_images(samples: fo.core.collections.SampleCollection) -> fo.core.collections.SampleCollection:
+    """The samples of a collection one by one; a view grouped by a field stands for all samples of its groups.
+
+    Args:
+        samples: a dataset or view
+
+    Returns:
+        ``samples`` unless they are grouped by a field (``dataset.group_by("image_id")``), else the view without its groups
+
+    Raises:
+        ConfigError: for patches, frames and clips, grouped datasets of several slices, and media other than images
+    """
+    expected = "a dataset or view of image samples"
+    if samples._is_generated:
+        found = "patches" if samples._is_patches else "frames" if samples._is_frames else "clips"
+        advice = f"Use the samples that the {found} were made of: the dataset, or the view before they were made."
+        raise ConfigError(f"{found} are not samples with expressions", expected=expected, found=f"a view of {found}", advice=advice)
+    if samples._is_dynamic_groups:
+        *before, last = samples._stages
+        if isinstance(last, fo.GroupBy):
+            # the same samples as flatten() gives, without a look-up per group
+            samples = samples._dataset.view()
+            for stage in before:
+                samples = samples.add_stage(stage)
+        else:
+            samples = samples.flatten()
+    if samples.media_type == fom.GROUP:
+        slices = ", ".join(samples.group_slices)
+        advice = "Choose one of the slices: samples.select_group_slices(NAME)."
+        raise ConfigError("the samples have several slices", expected=expected, found=f"slices {slices}", advice=advice)
+    if samples.media_type == fom.VIDEO:
+        advice = "Ask videos with fiftyone_rexseek.integration.video.apply_to_video and score them with evaluate_video."
+        raise ConfigError("these are videos", expected=expected, found="videos", advice=advice)
+    if samples.media_type not in (None, fom.IMAGE):
+        raise ConfigError("these are no images", expected=expected, found=f"media type {samples.media_type!r}")
+    return samples
