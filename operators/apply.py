@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import fiftyone as fo
 from fiftyone.operators import types
 
@@ -12,8 +14,10 @@ from fiftyone_rexseek.integration.apply import apply_expressions
 from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.registry import ENTRIES
 
-from .base import DARK_ICON, config, invalid, reload
-from .calling import CallableOperator, perform
+from .base import config, invalid, reload
+from .calling import CallableOperator, count_notice, perform, plural
+from .layout import paragraphs
+from .targets import target_images
 
 
 class ApplyExpressions(CallableOperator):
@@ -30,26 +34,28 @@ class ApplyExpressions(CallableOperator):
         )
 
     def resolve_placement(self, ctx):
-        button = types.Button(label="Apply expressions", icon=DARK_ICON, prompt=True)
+        button = types.Button(label="Apply expressions", icon="person_search", prompt=True)
         return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
 
     def resolve_input(self, ctx):
         inputs = types.Object()
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
         choice = self._expressions(ctx, inputs)
         models = types.DropdownView()
         for entry in ENTRIES.values():
             models.add_choice(entry.name, label=entry.name, description=f"{entry.description}. {entry.license}")
         inputs.enum("model", models.values(), default="rexseek-tiny", required=True, label="Model", view=models)
         model = ctx.params.get("model") or "rexseek-tiny"
-        if model in ENTRIES and not ENTRIES[model].packaged:
-            inputs.str("weights", label="Local weights", description="A folder or file; empty: the model's own")
-        if model in ENTRIES and ENTRIES[model].needs_candidates:
-            self._candidates(ctx, inputs)
+        if model in ENTRIES:
+            options = _options(ctx, model)
+            problems = asking.problems(ctx.dataset, options)
+            weights = inputs.str("weights", label="Local weights", description="A folder or file; empty: the model's own")
+            if "weights" in problems:
+                invalid(weights, problems["weights"])
+            if ENTRIES[model].needs_candidates:
+                self._candidates(ctx, inputs, problems.get("candidates"))
         self._output(ctx, inputs, target, model)
-        count = len(target)
-        note = f"{count} sample(s) will be asked {choice}" if choice else f"{count} sample(s)"
-        inputs.view("note", types.Notice(label=note) if count else types.Warning(label="The target is empty"))
+        count_notice(inputs, len(target), f"will be asked {choice}" if choice else "in the target")
         return types.Property(inputs, view=types.View(label="Apply expressions"))
 
     @staticmethod
@@ -73,21 +79,23 @@ class ApplyExpressions(CallableOperator):
         lines = asking.split_lines(ctx.params.get("text"))
         if ctx.params.get("text") is not None and not lines:
             invalid(prop, "Type at least one expression")
-        return f"{len(lines)} expression(s)"
+        return plural(len(lines), "expression")
 
     @staticmethod
-    def _candidates(ctx, inputs) -> None:
+    def _candidates(ctx, inputs, problem: str | None) -> None:
         known = detections_fields(ctx.dataset)
         sources = types.AutocompleteView(allow_user_input=True)
         for name in known:
             sources.add_choice(name, label=name, description="boxes of this field")
         sources.add_choice(asking.GROUNDING_DINO, label=asking.GROUNDING_DINO, description="boxes found by a detector")
         default = asking.default_candidates(ctx.dataset)
-        inputs.str(
+        prop = inputs.str(
             "candidates", default=default, required=True, view=sources, label="Candidates",
             description="A field of boxes, grounding-dino, or the name of a FiftyOne zoo detector",
         )  # fmt: skip
-        if (ctx.params.get("candidates") or default) not in known:
+        if problem:
+            invalid(prop, problem)
+        elif (ctx.params.get("candidates") or default) not in known:
             inputs.str("prompt", label="The detector looks for", description="Empty: the nouns of the expressions (spaCy)")
             inputs.float("box_threshold", label="Box threshold", default=0.25, min=0, max=1, view=types.SliderView())
             inputs.float("text_threshold", label="Text threshold", default=0.25, min=0, max=1, view=types.SliderView())
@@ -114,11 +122,11 @@ class ApplyExpressions(CallableOperator):
 
     def execute(self, ctx):
         p = ctx.params
-        options = asking.AskOptions(**{k: p[k] for k in asking.AskOptions.__dataclass_fields__ if p.get(k) is not None})
+        options = _options(ctx, p["model"])
         needs = ENTRIES[options.model].needs_candidates
         from_field = p.get("expressions_from") == "field"
         expressions = f"field:{p['expression_field']}" if from_field else asking.split_lines(p.get("text"))
-        target = ctx.target_view(require_flat=True)
+        target = target_images(ctx)
         source = None
         if needs:
             is_field = target.has_sample_field(options.candidates)
@@ -139,9 +147,13 @@ class ApplyExpressions(CallableOperator):
                 num_workers=0 if not ctx.delegated else 2,
                 progress=progress,
             )
-            return {"summary": str(summary), "num_skipped": summary.num_skipped, **summary.outcomes}
+            return {"summary": paragraphs(str(summary)), "num_skipped": summary.num_skipped, **summary.outcomes}
 
-        return perform(ctx, self, "Asking", work, lambda result: reload(ctx))
+        def then(result):
+            yield from reload(ctx)
+            yield ctx.ops.set_active_fields(list(dict.fromkeys([*ctx.active_fields, label_field])))
+
+        return perform(ctx, self, "Asking", work, then)
 
     def resolve_run_name(self, ctx):
         return f"Ask {ctx.params.get('model')} about the expressions"
@@ -152,3 +164,10 @@ class ApplyExpressions(CallableOperator):
         for name in ("selected", "rejected", "unparsed", "failed"):
             outputs.int(name, label=name)
         return types.Property(outputs, view=types.View(label="Asked"))
+
+
+def _options(ctx, model: str) -> asking.AskOptions:
+    """What the form says beside the expressions; what it leaves out has the form's defaults."""
+    names = [f.name for f in fields(asking.AskOptions)]
+    given = {name: ctx.params[name] for name in names if ctx.params.get(name) not in (None, "")}
+    return asking.AskOptions(**{"candidates": asking.default_candidates(ctx.dataset), **given, "model": model})

@@ -7,3 +7,14 @@ COLUMN = {
     "pad": 2,
     "componentsProps": {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}},
 }
+
+
+def paragraphs(text: str) -> str:
+    """Lines of a text as Markdown paragraphs, which otherwise would run into each other.
+
+    Example::
+
+        >>> paragraphs("3 selected\\n1 failed")
+        '3 selected\\n\\n1 failed'
+    """
+    return "\n\n".join(line for line in text.splitlines() if line)

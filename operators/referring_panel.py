@@ -17,7 +17,7 @@ from fiftyone_rexseek.integration import ask as asking
 from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.registry import ENTRIES
 
-from .base import PLUGIN
+from .base import PLUGIN, invalid
 from .layout import COLUMN
 
 #: Questions kept per dataset.
@@ -130,7 +130,8 @@ class ReferringPanel(foo.Panel):
     def _options(self, ctx) -> asking.AskOptions:
         form = ctx.panel.get_state("form") or {}
         names = {f.name for f in fields(asking.AskOptions)}
-        values = {**self._defaults(ctx), **{k: v for k, v in form.items() if v is not None}}
+        # a text that was typed and taken back is as good as none
+        values = {**self._defaults(ctx), **{k: v for k, v in form.items() if v not in (None, "")}}
         return asking.AskOptions(**{k: v for k, v in values.items() if k in names})
 
     @staticmethod
@@ -223,8 +224,9 @@ class ReferringPanel(foo.Panel):
         for entry in ENTRIES.values():
             models.add_choice(entry.name, label=entry.name, description=entry.description)
         form.enum("model", models.values(), view=models, default=options.model, label="Model")
-        if not ENTRIES[options.model].packaged:
-            form.str("weights", label="Local weights (empty: the model's own)", default=options.weights)
+        problems = asking.problems(ctx.dataset, options)
+        weights = form.str("weights", label="Local weights (empty: the model's own)", default=options.weights)
+        _mark(weights, problems.get("weights"))
         if not ENTRIES[options.model].needs_candidates:
             return form
         known = detections_fields(ctx.dataset)
@@ -232,13 +234,19 @@ class ReferringPanel(foo.Panel):
         for name in known:
             sources.add_choice(name, label=name, description="boxes of this field")
         sources.add_choice(asking.GROUNDING_DINO, label=asking.GROUNDING_DINO, description="boxes found by a detector")
-        form.str("candidates", view=sources, default=options.candidates, label="Candidates: a field, or a detector")
+        candidates = form.str("candidates", view=sources, default=options.candidates, label="Candidates: a field, or a detector")
+        _mark(candidates, problems.get("candidates"))
         if options.candidates not in known:
             form.str("prompt", label="The detector looks for (empty: the nouns of the expressions)", default="")
             form.float("box_threshold", label="Box threshold", default=0.25, min=0, max=1, view=types.SliderView())
             form.float("text_threshold", label="Text threshold", default=0.25, min=0, max=1, view=types.SliderView())
         form.bool("masks", label="Masks (SAM)", default=False, view=types.CheckboxView())
         return form
+
+
+def _mark(prop: types.Property, problem: str | None) -> None:
+    if problem:
+        invalid(prop, problem)
 
 
 def _plain(text: str) -> str:

@@ -14,6 +14,7 @@ from fiftyone_rexseek.models.registry import ENTRIES
 
 from .base import config, invalid
 from .calling import CallableOperator, count_notice, dropdown
+from .layout import paragraphs
 from .targets import target_images
 from .visualize import folder_problem
 
@@ -127,7 +128,7 @@ class FineTune(CallableOperator):
         )
         load = f'foz.load_zoo_model("{result.zoo_name}", weights="{result.model}")'
         return {
-            "summary": f"{result}\n\n`{load}`", "model": str(result.model), "zoo_name": result.zoo_name, "steps": result.steps,
+            "summary": paragraphs(f"{result}\n`{load}`"), "model": str(result.model), "zoo_name": result.zoo_name, "steps": result.steps,
             "best_score": result.best_score,
         }  # fmt: skip
 

@@ -169,3 +169,28 @@ class TestPanel:
         assert "nothing was asked" in self.said(self.event(dataset, "ask", dataset.first().id, expressions=" \n"))
         dataset.reload()
         assert not dataset.has_sample_field("asked") and fake == []
+
+    def test_the_form_complains_while_typing(self, dataset, fake):
+        def complaints(**form):
+            state = {"form": {"model": "rexseek-tiny", "candidates": "candidates", **form}}
+            params = {"panel_id": "p", "__method__": "on_load", "panel_state": state}
+            done = foo.execute_operator(f"{plugin.NAME}/referring_panel", ctx={"dataset": dataset, "params": params})
+            [shown] = [r.params for r in done.executor._requests if r.operator_uri.endswith("show_panel_output")]
+            form = shown["output"]["type"]["properties"]["form"]["type"]["properties"]
+            return {name: p["error_message"] for name, p in form.items() if p["invalid"]}
+
+        assert complaints() == {} == complaints(weights="") == complaints(candidates="grounding-dino")
+        assert "Neither a field" in complaints(candidates="candidate")["candidates"]
+        assert "no Detections" in complaints(candidates="image_id")["candidates"]
+        assert "No such folder" in complaints(weights="/nowhere/at/all")["weights"]
+        assert "download" in complaints(model="rela-swin-base")["weights"]
+
+
+def test_the_form_of_apply_complains_about_the_same(dataset):
+    plugin.install()
+    params = {"model": "rexseek-tiny", "expressions_from": "text", "text": "all", "candidates": "candidate", "weights": "/no/where"}
+    complaints = plugin.complaints("apply_expressions", dataset, params)
+    assert set(complaints) == {"candidates", "weights"} and "Neither a field" in complaints["candidates"]
+    assert plugin.complaints("apply_expressions", dataset, params | {"candidates": "candidates", "weights": ""}) == {}
+    assert set(plugin.complaints("apply_expressions", dataset, params | {"text": " ", "candidates": "candidates", "weights": ""})) == {"text"}
+    assert "note" in plugin.complaints("apply_expressions", dataset, {"text": "all", "expressions_from": "text"}, view=dataset.skip(1))

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import fiftyone as fo
-import fiftyone.core.media as fom
 import numpy as np
 
 from ..errors import ConfigError
 from ..models.answering import ImageJob, Item
+from . import presentation
 from .selections import ANSWER, ERROR, OUTCOME, REJECTED_MASK, REJECTION_SCORE, CandidateLabels
 
 #: What is read of each candidate.
@@ -32,20 +32,6 @@ class Expressions:
     field: str | None = None
     texts: tuple[str, ...] = ()
     several: bool = False
-
-
-def check_samples(samples) -> None:
-    """Raises :class:`ConfigError` unless the samples are a flat collection of images."""
-    if samples.media_type == fom.IMAGE and not samples._is_generated:
-        return
-    found = "patches or frames of another dataset" if samples._is_generated else samples.media_type
-    raise ConfigError(
-        "expressions are asked about images",
-        expected="a dataset or view of image samples",
-        found=found,
-        advice="For a view grouped by image use the dataset itself: samples that share a file are asked together anyway. "
-        "For videos use fiftyone_rexseek.integration.video.apply_to_video",
-    )
 
 
 def resolve_expressions(samples, expressions: str | Sequence[str]) -> Expressions:
@@ -134,6 +120,7 @@ def declare_output(dataset, label_field: str, several: bool, draws: bool = False
     dataset.add_sample_field(label_field + REJECTION_SCORE, fo.FloatField)
     if draws and not several:
         dataset.add_sample_field(label_field + REJECTED_MASK, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    presentation.present_prediction(dataset, label_field)
 
 
 @dataclass(frozen=True)

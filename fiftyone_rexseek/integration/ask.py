@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
@@ -31,7 +32,7 @@ from ..models.proposals import ProposalOptions, clean_names
 from ..referring import Outcome, Selection
 from . import apply_plan as plan
 from .apply import DEFAULT_SAM, FALLBACK_NAMES
-from .detectors import ZooDetector, load_zoo
+from .detectors import ZooDetector, is_zoo_model, load_zoo
 from .fields import detections_fields, require_detections
 from .segmentation import ZooSegmenter
 from .selections import ANSWER, ERROR, OUTCOME, REJECTION_SCORE, CandidateLabels, to_detections
@@ -169,6 +170,23 @@ def default_candidates(samples) -> str:
     known = [f for f in detections_fields(samples) if not samples.has_sample_field(f + OUTCOME)]
     known = [f for f in known if f != ASKED_FIELD]
     return next((f for f in ("candidates", *known) if f in known), GROUNDING_DINO)
+
+
+def problems(samples, options: AskOptions) -> dict[str, str]:
+    """What is wrong with options, by their names, as far as it can be said without loading anything."""
+    found = {}
+    entry = registry.entry(options.model)
+    if options.weights and not Path(options.weights).expanduser().exists():
+        found["weights"] = "No such folder or file on the machine that runs the model"
+    elif not options.weights and not entry.packaged and entry.repo_id is None:
+        found["weights"] = f"Its checkpoint is at {entry.source}: download it and give the file"
+    if entry.needs_candidates and options.candidates != GROUNDING_DINO:
+        ftype = samples.get_field(options.candidates)
+        if ftype is None and not is_zoo_model(options.candidates):
+            found["candidates"] = f"Neither a field nor a FiftyOne zoo model; fields: {', '.join(detections_fields(samples)) or 'none'}"
+        elif ftype is not None and options.candidates not in detections_fields(samples):
+            found["candidates"] = "This field holds no Detections"
+    return found
 
 
 def split_lines(text: str | None) -> list[str]:

@@ -19,6 +19,15 @@ from ..models.proposals import ProposalOptions, Proposals, finish
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, AttributeError, KeyError)
 
 
+def is_zoo_model(name: str) -> bool:
+    """Whether FiftyOne's zoo has a model of this name; nothing is loaded."""
+    try:
+        foz.get_zoo_model(name)
+    except ValueError:
+        return False
+    return True
+
+
 def load_zoo(name: str, purpose: str, **options) -> Any:
     """A FiftyOne zoo model, or one error that names it, its licence and what to do.
 
