@@ -66,6 +66,14 @@ def test_uninstall_leaves_the_files_as_they_were(places, before, link):
     assert setup.uninstall(places) == []
 
 
+def test_on_a_fresh_machine_nothing_is_left(places, tmp_path):
+    setup.install(places)
+    assert set(tmp_path.iterdir()) == {tmp_path / "plugins", tmp_path / "zoo", tmp_path / "home"}
+    (tmp_path / "zoo" / "another_model.json").touch()
+    setup.uninstall(places)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["zoo", "zoo/another_model.json"]
+
+
 def test_what_the_user_changed_in_the_meantime_stays(places):
     setup.install(places)
     config = json.loads(places.config.read_text())

@@ -13,8 +13,8 @@ import click
 @click.command()
 @click.option("--folder", type=click.Path(file_okay=False), default="demo", show_default=True, help="Where to write.")
 @click.option("--scenes", type=click.IntRange(min=1), default=200, show_default=True, help="How many to draw.")
-@click.option("--seed", type=int, default=7, show_default=True, help="Of the drawing.")
-@click.option("--port", type=int, default=5151, show_default=True, help="Of the App.")
+@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of the drawing.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True, help="Of the App.")
 @click.option("--app/--no-app", default=None, help="Open the App. Default: at a terminal, unless APP=0.")
 def demo(folder, scenes, seed, port, app):
     """Draw scenes, import them, score trivial answers and the packaged models, open the App.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import click
 
+from ..errors import ConfigError
 from .load import load_dataset
 
 
@@ -14,7 +17,12 @@ def export():
 
 def _view(dataset: str, saved_view: str | None):
     found = load_dataset(dataset)
-    return found.load_saved_view(saved_view) if saved_view else found
+    if not saved_view:
+        return found
+    if saved_view not in found.list_saved_views():
+        known = ", ".join(found.list_saved_views()) or "none"
+        raise ConfigError(f"{dataset!r} has no saved view {saved_view!r}", expected=f"one of: {known}")
+    return found.load_saved_view(saved_view)
 
 
 def _common(command):
@@ -41,25 +49,37 @@ def _common(command):
 @_common
 def humanref(dataset, folder, saved_view, media, gt_field):
     """HumanRef: annotations.jsonl and images/ in FOLDER."""
-    from ..types import HumanRefDataset
+    from ..integration.dataset_types import HumanRefDatasetExporter
 
-    _export(dataset, folder, saved_view, media, gt_field, HumanRefDataset)
+    _export(dataset, folder, saved_view, media, gt_field, HumanRefDatasetExporter)
 
 
 @export.command()
 @_common
 def grefcoco(dataset, folder, saved_view, media, gt_field):
     """gRefCOCO: "grefs(unc).json" and instances.json in FOLDER."""
-    from ..types import GRefCOCODataset
+    from ..integration.grefcoco import GRefCOCODatasetExporter
 
-    _export(dataset, folder, saved_view, media, gt_field, GRefCOCODataset)
+    _export(dataset, folder, saved_view, media, gt_field, GRefCOCODatasetExporter)
 
 
-def _export(dataset, folder, saved_view, media, gt_field, dataset_type) -> None:
+def _export(dataset, folder, saved_view, media, gt_field, exporter_class) -> None:
     samples = _view(dataset, saved_view)
     export_media = {"copy": True, "link": "symlink", "none": False}[media]
-    samples.export(folder, dataset_type=dataset_type, export_media=export_media, gt_field=gt_field, progress=True)
-    click.echo(f"{len(samples)} samples in {folder}")
+    exporter = exporter_class(folder, export_media=export_media, gt_field=gt_field)
+    with _writing(folder):
+        samples.export(dataset_exporter=exporter, progress=True)
+    left_out = len(samples) - exporter.count
+    click.echo(f"{exporter.count} samples in {folder}" + (f"; {left_out} without {gt_field} left out" if left_out else ""))
+
+
+@contextmanager
+def _writing(path):
+    """Turns the system's refusal to write into an error that names the place."""
+    try:
+        yield
+    except OSError as e:
+        raise ConfigError("cannot be written", where=path, found=e, advice="Choose another place.") from e
 
 
 @export.command()
@@ -71,4 +91,6 @@ def predictions(dataset, file, field, saved_view):
     """Predictions: JSONL with id and extracted_predictions in FILE."""
     from ..integration.predictions import export_predictions
 
-    click.echo(f"{export_predictions(_view(dataset, saved_view), file, field)} rows in {file}")
+    with _writing(file):
+        count = export_predictions(_view(dataset, saved_view), file, field)
+    click.echo(f"{count} rows in {file}")

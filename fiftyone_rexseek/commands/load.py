@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ..datasets.humanref import DOMAINS
+
 
 @click.group()
 def load():
@@ -29,7 +31,7 @@ def _common(command):
 
 @load.command()
 @_common
-@click.option("--domain", "domains", multiple=True, help="Only this domain; may be repeated.")
+@click.option("--domain", "domains", type=click.Choice(DOMAINS), multiple=True, help="Only this domain; may be repeated.")
 def humanref(folder, name, domains, **options):
     """HumanRef: FOLDER holds annotations.jsonl and images/."""
     from ..integration.dataset_types import HumanRefDatasetImporter
@@ -97,6 +99,8 @@ def load_dataset(name: str):
 def _load(importer_class, folder, name, options, **more) -> None:
     import fiftyone as fo
 
+    from ..errors import DataError
+
     importer = importer_class(
         folder,
         data_path=options["images"],
@@ -107,11 +111,33 @@ def _load(importer_class, folder, name, options, **more) -> None:
         **{k: v for k, v in more.items() if v is not None},
     )
     new = not fo.dataset_exists(name)
-    dataset = fo.Dataset(name, persistent=True) if new else fo.load_dataset(name)
+    dataset = _new_dataset(name) if new else fo.load_dataset(name)
+    if not new:
+        click.echo(f"{name} exists with {len(dataset)} samples; what it lacks is added")
     try:
         dataset.add_importer(importer, progress=True)
+        empty = not len(dataset)
     finally:
         if new and not len(dataset):
             dataset.delete()  # nothing was imported: leave nothing behind
+    if new and empty:
+        raise DataError(
+            "nothing was imported",
+            where=importer.labels(),
+            expected="at least one usable row",
+            found=importer.report.summary(),
+            advice="Do --split or --domain leave anything?",
+        )
     click.echo(f"{name}: {importer.report.summary()}")
     click.echo(f"Open it with: fiftyone app launch {name}")
+
+
+def _new_dataset(name: str):
+    import fiftyone as fo
+
+    from ..errors import ConfigError
+
+    try:
+        return fo.Dataset(name, persistent=True)
+    except ValueError as e:  # FiftyOne's own rules for names
+        raise ConfigError("the dataset cannot be made", found=e, advice="Choose another --name.") from e

@@ -146,6 +146,9 @@ class ExamplesExporter(foud.BatchDatasetExporter, foud.ExportPathsMixin):
         export_media: True to copy images, "symlink" to link them, False to leave them where they are
         gt_field, candidates_field, expression_field: which fields to write
         abs_paths, classes: accepted from FiftyOne and not used
+
+    Attributes:
+        count: the number of samples written, after exporting; those without ground truth are left out
     """
 
     default_labels: str
@@ -173,6 +176,7 @@ class ExamplesExporter(foud.BatchDatasetExporter, foud.ExportPathsMixin):
         self.data_path = base / (data_path or "images")
         self.labels_path = base / (labels_path or self.default_labels)
         self.export_media = export_media
+        self.count = 0
         self.fields = dict(gt_field=gt_field, candidates_field=candidates_field, expression_field=expression_field)
 
     def write(self, examples: Iterable[ReferringExample]) -> int:
@@ -190,7 +194,8 @@ class ExamplesExporter(foud.BatchDatasetExporter, foud.ExportPathsMixin):
         """Copies each image once and gives examples the name under which their image was put."""
         name_of: dict[str, str] = {}
         taken: dict[str, str] = {}
-        for example, path in pairs:
+        self.count = 0
+        for self.count, (example, path) in enumerate(pairs, 1):
             if path not in name_of:
                 name = _free_name(example.file_name, path, taken)
                 name_of[path], taken[name] = name, path

@@ -12,6 +12,7 @@ import fiftyone as fo
 from ..datasets.humanref import read_humanref
 from ..datasets.predictions import Prediction, write_predictions
 from ..datasets.scenes import write_grefcoco, write_humanref
+from ..errors import ConfigError
 from ..metrics.baselines import baseline_choices
 from ..models.registry import ENTRIES
 from . import presentation
@@ -29,6 +30,8 @@ DATASET = "rexseek-demo"
 BASELINES = {"all_candidates": ("all", 0), "none": ("none", 0), "random_2": ("random", 2)}
 #: Packaged models asked in the demo, by the name of their field.
 MODELS = {"rexseek_tiny": "rexseek-tiny", "rela_tiny": "rela-tiny"}
+#: A file by which an earlier demo's scenes are known; other data in such a folder is never removed.
+MARKER = ".rexseek-demo"
 #: Refs per scene in gRefCOCO's format; each has one to three sentences.
 REFS = 3
 
@@ -71,7 +74,7 @@ def build(
 
 def _humanref(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
     scenes = folder / "humanref"
-    shutil.rmtree(scenes, ignore_errors=True)
+    _clear(scenes)
     say(f"drawing {num_scenes} scenes in HumanRef's format: {scenes}")
     labels = write_humanref(scenes, seed=seed, count=num_scenes, questions_per_scene=6)
     dataset = _import(name, HumanRefDatasetImporter(str(scenes)), say)
@@ -89,7 +92,7 @@ def _humanref(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
 
 def _grefcoco(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
     scenes = folder / "grefcoco"
-    shutil.rmtree(scenes, ignore_errors=True)
+    _clear(scenes)
     say(f"drawing {num_scenes} scenes in gRefCOCO's format: {scenes}")
     write_grefcoco(scenes, seed=seed, count=num_scenes, refs_per_scene=REFS)
     dataset = _import(name, GRefCOCODatasetImporter(str(scenes)), say)
@@ -99,6 +102,18 @@ def _grefcoco(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
     gres = _score(dataset, segmenters, "gres", "gres", say)
     _save_views(dataset, grec, models)
     return dataset, tuple(grec), tuple(gres)
+
+
+def _clear(folder: Path) -> None:
+    """Makes an empty folder for scenes, in place of those of an earlier demo."""
+    try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+            raise ConfigError("there is other data where the demo would draw", where=folder, advice="Use another --folder.")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / MARKER).touch()
+    except OSError as e:
+        raise ConfigError("the demo cannot write here", where=folder, found=e, advice="Use another --folder.") from e
 
 
 def _import(name: str, importer, say: Say) -> fo.Dataset:

@@ -97,6 +97,7 @@ def install(places: Places | None = None, link: bool | None = None, overwrite: b
         before = {
             "config": _before(places.config, config, "dataset_zoo_manifest_paths"),
             "evaluation_config": _before(places.evaluation_config, evaluation, "detection_backends"),
+            "made_folders": _absent_folders(places),
         }
         _write(places.receipt, before)
     done = [_put_plugin(source, places.plugin, link), _put_models(source / "zoo", places.models)]
@@ -141,6 +142,9 @@ def uninstall(places: Places | None = None) -> list[str]:
         if _restore(path, content, key, clean, before.get(name) or {}):
             done.append(f"cleaned {path}")
     places.receipt.unlink(missing_ok=True)
+    for folder in map(Path, before.get("made_folders") or ()):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
     return done
 
 
@@ -158,6 +162,13 @@ def state(places: Places | None = None) -> dict[str, bool]:
         "datasets": any(_is_our_manifest(p) for p in config.get("dataset_zoo_manifest_paths") or []),
         "methods": all(backends.get(k) == v for k, v in evaluation_backends().items()),
     }
+
+
+def _absent_folders(places: Places) -> list[str]:
+    """Folders that installing will make, the deepest first."""
+    paths = (places.plugin, places.models, places.config, places.evaluation_config)
+    absent = {folder for path in paths for folder in path.parents if not folder.exists()}
+    return sorted(map(str, absent), key=len, reverse=True)
 
 
 def _put_plugin(source: Path, target: Path, link: bool) -> str:
