@@ -23,6 +23,8 @@ from .layout import COLUMN
 #: Questions kept per dataset.
 HISTORY_LENGTH = 30
 STORE = "rexseek_referring"
+#: Of the twelve columns of a form, for fields that stand side by side.
+_COLUMNS = 4
 
 
 class ReferringPanel(foo.Panel):
@@ -217,20 +219,22 @@ class ReferringPanel(foo.Panel):
         form.str(
             "expressions",
             label="Expressions, one a line",
-            view=types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=3),
+            view=types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=2),
         )
         options = self._options(ctx)
-        models = types.DropdownView()
+        models = types.DropdownView(space=_COLUMNS)
         for entry in ENTRIES.values():
             models.add_choice(entry.name, label=entry.name, description=entry.description)
         form.enum("model", models.values(), view=models, default=options.model, label="Model")
         problems = asking.problems(ctx.dataset, options)
-        weights = form.str("weights", label="Local weights (empty: the model's own)", default=options.weights)
+        weights = form.str(
+            "weights", label="Local weights (empty: its own)", default=options.weights, view=types.TextFieldView(space=_COLUMNS)
+        )
         _mark(weights, problems.get("weights"))
         if not ENTRIES[options.model].needs_candidates:
             return form
         known = detections_fields(ctx.dataset)
-        sources = types.AutocompleteView(allow_user_input=True)
+        sources = types.AutocompleteView(allow_user_input=True, space=_COLUMNS)
         for name in known:
             sources.add_choice(name, label=name, description="boxes of this field")
         sources.add_choice(asking.GROUNDING_DINO, label=asking.GROUNDING_DINO, description="boxes found by a detector")

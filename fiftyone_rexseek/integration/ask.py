@@ -280,8 +280,11 @@ def in_words(selection: Selection) -> str:
 def draw_answers(image: Image.Image, asked: Asked) -> Image.Image:
     """The picture with every expression's targets in a colour of its own, and the other candidates in grey.
 
-    Captions are confidences; with several expressions, the number of the expression comes first.
+    Captions are confidences; with several expressions, the number of the expression comes first. A box that several expressions
+    chose is drawn once inside the other, with the captions of all.
     """
+    step = max(3, min(image.size) // 120)
+    drawn: dict[tuple[float, ...], list[str]] = {}
     chosen = {i for s in asked.selections for i in s.indices or ()}
     layers = []
     if asked.result.candidates_xyxy is not None:
@@ -292,9 +295,15 @@ def draw_answers(image: Image.Image, asked: Asked) -> Image.Image:
         if rles is None and selection.merged_mask is not None:
             rles = [selection.merged_mask]
         number = f"{n + 1}: " if len(asked.selections) > 1 else ""
-        captions = [(number + f"{s:.2f}" if np.isfinite(s) else number.strip(": ")) for s in selection.scores]
+        boxes, captions = [], []
+        for box, score in zip(selection.boxes_xyxy, selection.scores):
+            before = drawn.setdefault(tuple(box.tolist()), [])
+            inset = min(len(before) * step, max(0.0, float(min(box[2:] - box[:2])) / 2 - 1))
+            before.append(number + f"{score:.2f}" if np.isfinite(score) else number.strip(": "))
+            boxes.append(box + inset * np.array([1, 1, -1, -1]))
+            captions.append("  ".join(before))
         shown = [masks.decode(r) for r in rles] if rles is not None else None
-        layers.append(Layer(selection.boxes_xyxy, captions, shown, _COLORS[color_name(n)]))
+        layers.append(Layer(np.array(boxes).reshape(-1, 4), captions, shown, _COLORS[color_name(n)]))
     return draw_annotated(image, layers)
 
 
