@@ -118,16 +118,30 @@ def _installed() -> Check:
 
 
 def _operators() -> Check:
+    """Whether FiftyOne loads every operator and panel that the plugin declares; asks no database."""
+    import fiftyone as fo
+    import fiftyone.plugins as fop
+    from fiftyone.operators import Panel
     from fiftyone.operators.registry import OperatorRegistry
 
     from ..integration.setup import PLUGIN_NAME
 
+    plugin = next((p for p in fop.list_plugins(enabled="all") if p.name == PLUGIN_NAME), None)
+    if plugin is None:
+        found = f"no plugin {PLUGIN_NAME} below {fo.config.plugins_dir}, so none are loaded"
+        return Check("operators", OPTIONAL, found, "fiftyone-rexseek install")
+    if not any(p.name == PLUGIN_NAME for p in fop.list_plugins(enabled=True)):
+        return Check("operators", OPTIONAL, f"the plugin is disabled ({plugin.directory})", f"fiftyone plugins enable {PLUGIN_NAME}")
     registry = OperatorRegistry()
-    ours = [o for o in registry.list_operators() if o.uri.startswith(PLUGIN_NAME)]
-    errors = [e for e in registry.list_errors() if "rexseek" in e]
-    if errors:
-        return Check("operators", MISSING, errors[0].strip().splitlines()[-1], "see the traceback of the App server")
-    return Check("operators", OK if ours else OPTIONAL, f"{len(ours)} loaded", "" if ours else "fiftyone-rexseek install")
+    ours = [o for o in registry.list_operators() if o.uri.startswith(f"{PLUGIN_NAME}/")]
+    # FiftyOne counts panels as operators
+    absent = sorted(set(plugin.operators) - {o.config.name for o in ours})
+    if absent:
+        errors = [e for e in registry.list_errors() if "rexseek" in e] or ["no error was reported"]
+        found = f"{len(ours)} loaded, not {', '.join(absent)}: {errors[0].strip().splitlines()[-1]}"
+        return Check("operators", MISSING, found, f"see {plugin.directory}; reinstall fiftyone-rexseek if files are missing")
+    panels = sum(isinstance(o, Panel) for o in ours)
+    return Check("operators", OK, f"{len(ours) - panels} operators and {panels} panels loaded")
 
 
 def _gpu() -> Check:
