@@ -137,7 +137,6 @@ class App:
         """Opens a sample of the grid; returns its modal."""
         modal = self.page.locator("[data-cy=modal]")
         self._until_there(modal, self.page.locator("[data-cy=fo-grid] [data-cy=looker]").nth(number).click)
-        modal.locator("[data-cy=looker]").first.wait_for()
         return modal
 
     def ask(self, modal, text: str) -> None:

@@ -30,10 +30,10 @@ def dataset(tmp_path):
     dataset = fo.Dataset("restart", overwrite=True, persistent=True)
     samples = []
     for index in range(NUM_SAMPLES):
-        scene = generate_scene(31, index, size=(160, 120))
+        scene = generate_scene(31, index, size=(192, 144))
         path = tmp_path / f"{index}.png"
         Image.fromarray(scene.render()).save(path)
-        people = [fo.Detection(label="person", bounding_box=b) for b in to_relative(scene.boxes_xyxy, 160, 120).tolist()]
+        people = [fo.Detection(label="person", bounding_box=b) for b in to_relative(scene.boxes_xyxy, 192, 144).tolist()]
         samples.append(
             fo.Sample(
                 str(path), expression="the person on the left", position=("all", "first", "none")[index % 3],
