@@ -136,7 +136,7 @@ def test_predictions_there_and_back(run, name, humanref, tmp_path):
 
 
 BROKEN = {
-    "broken JSON": ("{\"id\": 1, \"image_name\"\n" * 3, "nothing was imported"),
+    "broken JSON": ("{\"id\": 1, \"image_name\"\n" * 3, "holds no row"),
     "an empty file": ("", "annotations.jsonl"),
     "no JSON objects": ("[1, 2]\n", "JSON Lines"),
 }
@@ -149,6 +149,15 @@ def test_broken_annotations_leave_no_dataset(run, name, tmp_path, kind):
     (tmp_path / "annotations.jsonl").write_text(text)
     done = run("load", "humanref", tmp_path, "--name", name)
     assert done.code == 1 and message in done.err and "annotations.jsonl" in done.err
+    assert not fo.dataset_exists(name)
+
+
+def test_a_choice_that_leaves_nothing_is_said(run, name, humanref, tmp_path):
+    rows = [json.loads(line) for line in (humanref / "annotations.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["domain"] != "celebrity"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    done = run("load", "humanref", humanref, "--labels", tmp_path / "a.jsonl", "--domain", "celebrity", "--name", name)
+    assert done.code == 1 and "nothing was imported" in done.err and "--domain" in done.err
     assert not fo.dataset_exists(name)
 
 

@@ -10,9 +10,9 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fiftyone as fo
 import fiftyone.types as fot
@@ -28,6 +28,9 @@ from .media import ImageFolder
 logger = logging.getLogger(__name__)
 
 
+# a dataclass, so that subclasses add arguments without repeating these: FiftyOne passes on only arguments that the
+# constructor names, so **kwargs would not do
+@dataclass(eq=False, repr=False)
 class ExamplesImporter(foud.BatchDatasetImporter, foud.ImportPathsMixin):
     """Base of the importers: paths, options and the call of :func:`~.importers.import_examples`.
 
@@ -44,29 +47,28 @@ class ExamplesImporter(foud.BatchDatasetImporter, foud.ImportPathsMixin):
         report: the :class:`~.importers.ImportReport` after importing
     """
 
-    source: str
-    default_data: tuple[str, ...] = ("images", "data", ".")
-    default_labels: str
+    dataset_dir: str | os.PathLike | None = None
+    data_path: str | os.PathLike | dict[str, str] | None = None
+    labels_path: str | os.PathLike | None = None
+    strict: bool = False
+    max_samples: int | None = None
+    mask_storage: str = "database"
+    include_all_data: bool = False
+    shuffle: bool = False
+    seed: int | None = None
 
-    def __init__(
-        self,
-        dataset_dir=None,
-        data_path=None,
-        labels_path=None,
-        strict=False,
-        max_samples=None,
-        mask_storage="database",
-        include_all_data=False,
-        shuffle=False,
-        seed=None,
-    ):
-        super().__init__(dataset_dir=dataset_dir, shuffle=shuffle, seed=seed, max_samples=max_samples)
-        if shuffle:
+    source: ClassVar[str]
+    default_data: ClassVar[tuple[str, ...]] = ("images", "data", ".")
+    default_labels: ClassVar[str]
+
+    def __post_init__(self):
+        super().__init__(
+            dataset_dir=self.dataset_dir, shuffle=self.shuffle, seed=self.seed, max_samples=self.max_samples
+        )
+        if self.shuffle:
             raise ConfigError(
                 "a streaming import cannot shuffle", advice="Import without shuffle= and call dataset.shuffle()."
             )
-        self.data_path, self.labels_path = data_path, labels_path
-        self.strict, self.mask_storage = strict, mask_storage
         self.report: ImportReport | None = None
 
     def examples(self, log: ProblemLog) -> Iterable[ReferringExample]:
@@ -228,6 +230,7 @@ def _put(source: str, target: Path, link: bool) -> None:
         raise DataError("image cannot be written", where=target, found=e) from e
 
 
+@dataclass(eq=False, repr=False)
 class HumanRefDatasetImporter(ExamplesImporter):
     """HumanRef: ``annotations.jsonl`` and ``images/``.
 
@@ -237,29 +240,15 @@ class HumanRefDatasetImporter(ExamplesImporter):
         others: see :class:`ExamplesImporter`
     """
 
+    domains: Sequence[str] | str | None = None
+    revision: str | None = None
+
     source = "humanref"
     default_labels = "annotations.jsonl"
 
-    # every argument is spelled out: the zoo passes on only those that the signature names
-    def __init__(
-        self,
-        dataset_dir=None,
-        data_path=None,
-        labels_path=None,
-        strict=False,
-        max_samples=None,
-        mask_storage="database",
-        include_all_data=False,
-        shuffle=False,
-        seed=None,
-        domains: Sequence[str] | None = None,
-        revision: str | None = None,
-    ):
-        super().__init__(
-            dataset_dir, data_path, labels_path, strict, max_samples, mask_storage, include_all_data, shuffle, seed
-        )
-        self.domains = [domains] if isinstance(domains, str) else domains
-        self.revision = revision
+    def __post_init__(self):
+        super().__post_init__()
+        self.domains = [self.domains] if isinstance(self.domains, str) else self.domains
 
     def examples(self, log):
         # masks are checked while they are drawn: once is enough

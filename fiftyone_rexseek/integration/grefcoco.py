@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ _IMAGE_FOLDERS = (
 _FIRST_NEW_ID = 10_000_000_000
 
 
+@dataclass(eq=False, repr=False)
 class GRefCOCODatasetImporter(ExamplesImporter):
     """gRefCOCO: ``grefs(unc).json`` and ``instances.json``, with COCO's train2014 images.
 
@@ -47,32 +49,18 @@ class GRefCOCODatasetImporter(ExamplesImporter):
         differences: how that differs from what the authors published, ``{name: (published, found)}``
     """
 
+    instances_path: str | os.PathLike | None = None
+    splits: Sequence[str] | str | None = None
+
     source = "grefcoco"
     default_data = _IMAGE_FOLDERS
     default_labels = "grefs(unc).json"
 
-    # every argument is spelled out: the zoo passes on only those that the signature names
-    def __init__(
-        self,
-        dataset_dir=None,
-        data_path=None,
-        labels_path=None,
-        strict=False,
-        max_samples=None,
-        mask_storage="database",
-        include_all_data=False,
-        shuffle=False,
-        seed=None,
-        instances_path=None,
-        splits: Sequence[str] | str | None = None,
-    ):
-        super().__init__(
-            dataset_dir, data_path, labels_path, strict, max_samples, mask_storage, include_all_data, shuffle, seed
-        )
-        self.instances_path = instances_path
-        self.splits = [splits] if isinstance(splits, str) else splits
-        if self.splits is None and dataset_dir is not None:
-            split = zoo_split(Path(dataset_dir))
+    def __post_init__(self):
+        super().__post_init__()
+        self.splits = [self.splits] if isinstance(self.splits, str) else self.splits
+        if self.splits is None and self.dataset_dir is not None:
+            split = zoo_split(Path(self.dataset_dir))
             self.splits = None if split is None else [split]
         self.counts: grefcoco.Counts | None = None
         self.differences: dict[str, tuple[int, int]] = {}
@@ -130,6 +118,7 @@ class GRefCOCODatasetImporter(ExamplesImporter):
         return ids
 
 
+@dataclass(eq=False, repr=False)
 class RefCOCODatasetImporter(GRefCOCODatasetImporter):
     """RefCOCO: ``refs(unc).p`` (plain containers only) or its JSON version; arguments as for gRefCOCO, and:
 
@@ -137,28 +126,13 @@ class RefCOCODatasetImporter(GRefCOCODatasetImporter):
         partition: unc; for RefCOCOg umd (the default) or google
     """
 
+    partition: str | None = None
+
     source = "refcoco"
 
-    def __init__(
-        self,
-        dataset_dir=None,
-        data_path=None,
-        labels_path=None,
-        strict=False,
-        max_samples=None,
-        mask_storage="database",
-        include_all_data=False,
-        shuffle=False,
-        seed=None,
-        instances_path=None,
-        splits: Sequence[str] | str | None = None,
-        partition: str | None = None,
-    ):
-        super().__init__(
-            dataset_dir, data_path, labels_path, strict, max_samples, mask_storage, include_all_data, shuffle, seed,
-            instances_path, splits,
-        )  # fmt: skip
-        self.family, self.partition = refcoco.family(self.source, partition)
+    def __post_init__(self):
+        super().__post_init__()
+        self.family, self.partition = refcoco.family(self.source, self.partition)
 
     def _names(self):
         return (f"refs({self.partition}).json", f"refs({self.partition}).p")
@@ -298,6 +272,7 @@ class GRefCOCOZooDataset(SourceDirDataset):
 
     repository: str | None = "FudanCVL/gRefCOCO"
     source = "grefcoco"
+    dataset_type: type[fot.Dataset] = GRefCOCODataset
 
     @property
     def name(self):
@@ -315,11 +290,8 @@ class GRefCOCOZooDataset(SourceDirDataset):
     def supported_splits(self):
         return ("train", "val", "testA", "testB")
 
-    def _dataset_type(self) -> fot.Dataset:
-        return GRefCOCODataset()
-
     def _importer(self, folder: Path) -> GRefCOCODatasetImporter:
-        return self._dataset_type().get_dataset_importer_cls()(dataset_dir=str(folder))
+        return self.dataset_type().get_dataset_importer_cls()(dataset_dir=str(folder))
 
     def _download_and_prepare(self, dataset_dir, scratch_dir, split):
         if self.source_dir is None:
@@ -332,7 +304,7 @@ class GRefCOCOZooDataset(SourceDirDataset):
         count = sum(len(r.get("sentences") or ()) for r in refs if isinstance(r, dict) and r.get("split") == split)
         if not count:
             raise DataError("no expression of this split", where=source_of(Path(dataset_dir)), expected=split)
-        return self._dataset_type(), count, None
+        return self.dataset_type(), count, None
 
 
 class RefCOCOZooDataset(GRefCOCOZooDataset):
@@ -347,39 +319,25 @@ class RefCOCOZooDataset(GRefCOCOZooDataset):
 
     repository = None
     source = "refcoco"
-
-    def _dataset_type(self):
-        return RefCOCODataset()
+    dataset_type = RefCOCODataset
 
 
 class RefCOCOPlusZooDataset(RefCOCOZooDataset):
-    """RefCOCO+ (UNC): 141,564 expressions without words of place, for 49,856 objects; see ``refcoco``.
-
-    Args:
-        source_dir: use the files there, in place
-    """
+    """RefCOCO+ (UNC): 141,564 expressions without words of place, for 49,856 objects; see ``refcoco``."""
 
     source = "refcoco+"
-
-    def _dataset_type(self):
-        return RefCOCOPlusDataset()
+    dataset_type = RefCOCOPlusDataset
 
 
 class RefCOCOgZooDataset(RefCOCOZooDataset):
-    """RefCOCOg (UMD partition): 95,010 long expressions for 49,822 objects on 25,799 images; see ``refcoco``.
-
-    Args:
-        source_dir: use the files there, in place
-    """
+    """RefCOCOg (UMD partition): 95,010 long expressions for 49,822 objects on 25,799 images; see ``refcoco``."""
 
     source = "refcocog"
+    dataset_type = RefCOCOgDataset
 
     @property
     def supported_splits(self):
         return ("train", "val", "test")
-
-    def _dataset_type(self):
-        return RefCOCOgDataset()
 
 
 def fetch(source: str, repository: str | None, folder: Path) -> Path:

@@ -6,12 +6,15 @@ FiftyOne does it whenever it lists its zoo.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fiftyone.zoo.datasets as fozd
@@ -160,17 +163,29 @@ def _arrange(folder: Path) -> None:
     if not images.is_dir():
         for archive in _archives(folder):
             extract(archive, images)
-    with (folder / "annotations.jsonl").open(encoding="utf-8") as f:
-        name = json.loads(f.readline())["image_name"]
-    if not (images / name).exists():
-        found = next(iter(folder.rglob(name)), None)
-        if found is not None and not images.exists():
-            found.parents[len(Path(name).parts) - 1].replace(images)
-        elif found is not None:
-            # an archive with a folder of its own inside
-            inner = found.parents[len(Path(name).parts) - 1]
-            for path in inner.iterdir():
-                path.replace(images / path.name)
+    name = _first_image(folder / "annotations.jsonl")
+    if name is None or (images / name).exists():
+        return
+    found = next((p for p in folder.rglob(glob.escape(name.name)) if p.parts[-len(name.parts) :] == name.parts), None)
+    if found is None:
+        return
+    inner = found.parents[len(name.parts) - 1]
+    if not images.exists():
+        inner.replace(images)
+    else:
+        # an archive with a folder of its own inside
+        for path in inner.iterdir():
+            path.replace(images / path.name)
+
+
+def _first_image(labels: Path) -> Path | None:
+    """Name of the first row's image; None where there is none below a folder, which the reader will say."""
+    with labels.open(encoding="utf-8", errors="replace") as f:
+        try:
+            name = Path(json.loads(f.readline())["image_name"])
+        except (ValueError, TypeError, KeyError):
+            return None
+    return None if name.is_absolute() or ".." in name.parts or not name.parts else name
 
 
 def _archives(folder: Path) -> Iterator[Path]:
@@ -179,17 +194,34 @@ def _archives(folder: Path) -> Iterator[Path]:
 
 
 def extract(archive: Path, target: Path) -> None:
-    """Unpacks an archive; members with absolute names or ``..`` are refused."""
+    """Unpacks a zip or tar archive.
+
+    Raises:
+        DataError: a member has an absolute name, would land outside the folder (by ``..`` or through a link) or is no
+            file, folder or link; then nothing, or only members before it, has been written. Also for a damaged archive.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as z:
-            for member in z.namelist():
-                if not (target / member).resolve().is_relative_to(target.resolve()):
-                    raise DataError("archive member would land outside its folder", where=archive, found=member)
-            z.extractall(target)
-    else:
-        with tarfile.open(archive) as t:
-            t.extractall(target, filter="data")
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as z:
+                for member in z.namelist():
+                    _check_inside(archive, target, member)
+                z.extractall(target)
+        else:
+            with tarfile.open(archive) as t:
+                for member in t.getnames():
+                    _check_inside(archive, target, member)
+                t.extractall(target, filter="data")  # also refuses links that lead outside, and devices
+    except tarfile.FilterError as e:
+        raise DataError("archive member is refused", where=archive, found=e) from e
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as e:
+        raise DataError("cannot be unpacked", where=archive, found=e, advice="Fetch the file again.") from e
+
+
+def _check_inside(archive: Path, target: Path, member: str) -> None:
+    root = target.resolve()
+    if PurePosixPath(member).is_absolute() or not (root / member).resolve().is_relative_to(root):
+        raise DataError("archive member would land outside its folder", where=archive, found=member)
 
 
 class ScenesZooDataset(fozd.ZooDataset):
