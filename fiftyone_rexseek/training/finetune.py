@@ -15,7 +15,7 @@ from ..models.rexseek import RexSeek, RexSeekProcessor, SelectRequest
 from ..referring import ReferringExample
 from .data import ExampleStream, ImageRecord, MixedStream, group_by_image, to_device
 from .loop import LoopConfig, LoopResult, train
-from .lora import LoraOptions, add_lora, choose_parts, enable_checkpointing, merge_lora
+from .lora import LoraOptions, add_lora, choose_parts, enable_checkpointing, merge_lora, trainable
 from .optim import build_optimizers
 from .rexseek import ObjectiveConfig, RexSeekObjective
 from .vocabulary import UNKNOWN, is_word_tokenizer, with_words
@@ -132,8 +132,9 @@ def prepare(rexseek: RexSeek, options: FineTuning) -> RexSeekObjective:
     model = rexseek.model
     trained = choose_parts(model, options.train)
     if options.lora is not None:
+        torch.manual_seed(options.seed)  # adapters begin with random numbers
         add_lora(model, options.lora)
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trained = trainable(model)
     if not trained:
         raise ConfigError("nothing would be trained", expected="train= or lora=", found=options.train)
     logger.info("training %d of %d parameters", trained, sum(p.numel() for p in model.parameters()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,17 @@ from .. import masks as rle
 from ..errors import ConfigError, DataError, ProblemLog
 from ..metrics.gres import GresConfig, MaskAnswer, evaluate_gres, truths
 from ..models.images import open_image
-from ..models.rela import ReLA, SegmentRequest
+from ..models.rela import ReLA, ReLANetwork, SegmentRequest
+from ..models.rela.fusion import LanguageFusion
 from ..models.rela.losses import ReLATargets, conference_loss, journal_loss
+from ..models.rela.pixel_decoder import EncoderLayer
 from ..models.rela.processing import resize_image
+from ..models.rela.resnet import Bottleneck
+from ..models.rela.swin import SwinBlock
 from ..models.rela.tokenization import tokenize
 from ..referring import ReferringExample
 from .loop import LoopConfig, LoopResult, train
+from .lora import LoraOptions, add_adapters, merge_adapters, recompute, train_only, trainable
 from .optim import build_optimizers
 
 logger = logging.getLogger(__name__)
@@ -37,6 +42,14 @@ PARTS = {
 }
 #: The public recipe leaves BERT's embeddings and its last two layers as they were pretrained.
 UNTRAINED_TEXT_LAYERS = 2
+#: Linear layers of BERT and of Swin, which low-rank adapters are for.
+BERT_LAYERS = (
+    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense", "intermediate.dense",
+    "output.dense",
+)  # fmt: skip
+SWIN_LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+#: Adapters start from nothing: they learn so much faster than pretrained weights.
+ADAPTER_LR_SCALE = 20.0
 
 
 @dataclass(frozen=True)
@@ -45,12 +58,14 @@ class ReLAFineTuning:
 
     Attributes:
         steps: optimiser steps
-        lr: of AdamW; None: 1e-5 for models with BERT-base, 3e-4 for smaller ones
+        lr: of AdamW; None: 1e-5 for models with BERT-base (adapters: 2e-4), 3e-4 for smaller ones
         weight_decay, clip: 0.05 and 0.01 in the public recipe (its gradients are large)
         batch: expressions per micro-batch
         accumulate: micro-batches per step
-        train: parts that learn, of :data:`PARTS`
+        train: parts that learn, of :data:`PARTS`; with ``lora``, "text" and "backbone" mean their adapters
+        lora: low-rank adapters instead of the whole text encoder and the whole Swin (a ResNet has none and stays as it is)
         bf16: bfloat16 autocast
+        gradient_checkpointing: less memory, slower
         validation_share: share of the images kept for validation (when no validation set is given)
         validate_every, seed, progress, device: as they say
     """
@@ -62,7 +77,9 @@ class ReLAFineTuning:
     batch: int = 8
     accumulate: int = 1
     train: tuple[str, ...] = ("text", "backbone", "pixel_decoder", "decoder")
+    lora: LoraOptions | None = None
     bf16: bool = False
+    gradient_checkpointing: bool = False
     validation_share: float = 0.1
     validate_every: int = 100
     seed: int = 0
@@ -163,16 +180,65 @@ def choose_parts(network: nn.Module, parts: Sequence[str]) -> int:
     Raises:
         ConfigError: an unknown part, or none
     """
-    unknown = [p for p in parts if p not in PARTS]
-    if unknown or not parts:
-        raise ConfigError("unknown part" if unknown else "nothing would be trained", expected=f"some of {sorted(PARTS)}", found=unknown or "none")
-    starts = tuple(s for p in parts for s in PARTS[p])
+    if not parts:
+        raise ConfigError("nothing would be trained", expected=f"some of {sorted(PARTS)}", found="none")
     layers = len(network.text_encoder.encoder.layer)
     kept = range(layers - UNTRAINED_TEXT_LAYERS, layers) if layers > UNTRAINED_TEXT_LAYERS else ()
-    still = tuple(f"text_encoder.encoder.layer.{i}." for i in kept)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith(starts) and not name.startswith(still))
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return train_only(network, PARTS, parts, tuple(f"text_encoder.encoder.layer.{i}." for i in kept))
+
+
+def prepare(network: ReLANetwork, options: ReLAFineTuning) -> list[nn.Module]:
+    """Chooses what learns and what is computed twice; returns the modules that got adapters.
+
+    Raises:
+        ConfigError: an unknown part, or nothing to train
+    """
+    choose_parts(network, options.train)
+    adapted: list[nn.Module] = []
+    if options.lora is not None:
+        choices = {"text": (network.text_encoder.encoder, BERT_LAYERS), "backbone": (network.backbone, SWIN_LAYERS)}
+        if network.config.backbone != "swin":
+            network.backbone.requires_grad_(False)
+            del choices["backbone"]
+        chosen = [choices[part] for part in options.train if part in choices]
+        if not chosen:
+            raise ConfigError("no part for low-rank adapters", expected=f"some of {sorted(choices)}", found=options.train)
+        torch.manual_seed(options.seed)  # adapters begin with random numbers
+        for module, layers in chosen:
+            add_adapters(module, options.lora, layers)
+            adapted.append(module)
+    logger.info("training %d of %d parameters", trainable(network), sum(p.numel() for p in network.parameters()))
+    if options.gradient_checkpointing:
+        recompute(list(large_modules(network)))
+    return adapted
+
+
+def large_modules(network: ReLANetwork) -> Iterator[nn.Module]:
+    """The layers whose activations fill the memory."""
+    predictor = network.sem_seg_head.predictor
+    yield from network.text_encoder.encoder.layer
+    yield from (m for m in network.modules() if isinstance(m, SwinBlock | Bottleneck | LanguageFusion | EncoderLayer))
+    for layers in (predictor.RIA_layers, predictor.RLA_vision, predictor.transformer_ffn_layers):
+        yield from layers
+
+
+def optimizers_of(network: ReLANetwork, options: ReLAFineTuning) -> list[torch.optim.Optimizer]:
+    """AdamW. As in the public recipe, norms, biases, embeddings and relative position biases do not decay."""
+    large = network.config.text_dim >= 768
+    lr = options.lr if options.lr is not None else (1e-5 if large else 3e-4)
+    faster = ADAPTER_LR_SCALE if large and options.lr is None else 1.0
+    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
+    undecayed = {n for n, p in network.named_parameters() if id(p) in tables or n.endswith("relative_position_bias_table")}
+    return [
+        optimizer
+        for still in (False, True)
+        for optimizer in build_optimizers(
+            [(n, p) for n, p in network.named_parameters() if (n in undecayed) == still],
+            lr=lr,
+            weight_decay=0.0 if still else options.weight_decay,
+            lr_scale=lambda name: faster if ".lora_" in name else 1.0,
+        )
+    ]
 
 
 def score_pairs(rela: ReLA, pairs: Sequence[Pair], batch_size: int = 16) -> dict[str, float]:
@@ -230,11 +296,9 @@ def finetune_rela(
     held_out = list(validation) if validation is not None else _hold_out(pairs, options)
     device = accelerator.device if accelerator is not None else options.device
     rela = ReLA.from_pretrained(start, tokenizer=tokenizer, device=device, dtype=torch.float32)
-    learned = choose_parts(rela.network, options.train)
-    logger.info("training %d of %d parameters", learned, sum(p.numel() for p in rela.network.parameters()))
+    adapted = prepare(rela.network, options)
     batches = ExampleBatches(pairs, rela, options.batch, options.seed, log)
-    lr = options.lr if options.lr is not None else (1e-5 if rela.config.text_dim >= 768 else 3e-4)
-    optimizers = build_optimizers(rela.network.named_parameters(), lr=lr, weight_decay=options.weight_decay)
+    optimizers = optimizers_of(rela.network, options)
     config = LoopConfig(
         out_dir,
         steps=options.steps,
@@ -256,6 +320,8 @@ def finetune_rela(
         accelerator,
     )
     if accelerator is None or accelerator.is_main_process:
+        for module in adapted:
+            merge_adapters(module)
         rela.save_pretrained(Path(out_dir) / "model")
     return result
 

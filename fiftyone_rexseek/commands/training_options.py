@@ -1,0 +1,103 @@
+"""What the commands of ``fiftyone-rexseek train`` share: options, where to start, what is reported."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+_DATA = (
+    click.option("--data", required=True, type=click.Path(), help="annotations.jsonl, grefs(unc).json, or their folder."),
+    click.option("--format", "kind", type=click.Choice(["humanref", "grefcoco", "scenes"]), default="humanref",
+                 show_default=True, help="Of the data; drawn scenes are written in HumanRef's."),
+    click.option("--images", "image_folder", type=click.Path(), help="Folder of the images. Default: images beside the data."),
+    click.option("--validation", type=click.Path(), help="Data to choose the best checkpoint by. Default: a tenth of the images."),
+    click.option("--split", help="Split of gRefCOCO.  [default: train]"),
+    click.option("--out", required=True, type=click.Path(), help="Folder for the result, log and plot; goes on with a run found there."),
+)  # fmt: skip
+
+_RUN = (
+    click.option("--steps", type=click.IntRange(1), default=300, show_default=True),
+    click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per step."),
+    click.option("--bf16/--no-bf16", default=False, help="bfloat16 autocast."),
+    click.option("--gradient-checkpointing/--no-gradient-checkpointing", default=False, help="Less memory, slower."),
+    click.option("--validate-every", type=click.IntRange(1), default=100, show_default=True, help="Steps."),
+    click.option("--device", help="Default: a GPU where there is one."),
+    click.option("--seed", type=int, default=0, show_default=True),
+)
+
+
+def _all_of(options) -> Callable:
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+#: Options that say what to train on.
+data_options = _all_of(_DATA)
+#: Options that say how.
+run_options = _all_of(_RUN)
+
+
+def part_names(text: str) -> tuple[str, ...]:
+    """Names between commas.
+
+    Example::
+
+        >>> part_names("language, clip,")
+        ('language', 'clip')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def lora_of(rank: int) -> Any:
+    """Options of low-rank adapters of a rank, or None for 0."""
+    from ..training.lora import LoraOptions
+
+    return LoraOptions(rank=rank, alpha=2.0 * rank) if rank else None
+
+
+def start_of(weights: str) -> str:
+    """A checkpoint's place; the name of a model that ships with the package stands for its folder."""
+    from ..models.registry import ENTRIES, find_weights
+
+    known = ENTRIES.get(weights)
+    if known is not None and not Path(weights).exists():
+        return known.repo_id if known.repo_id else str(find_weights(known))
+    return weights
+
+
+def several_gpus(bf16: bool = False) -> Any:
+    """An ``Accelerator`` when started by ``accelerate launch`` on several processes, else None.
+
+    It decides about mixed precision: bfloat16 when asked for, else what ``accelerate launch`` says.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    from accelerate import Accelerator
+
+    return Accelerator(mixed_precision="bf16" if bf16 else None)
+
+
+def report(out: str, result: Any, log: Any) -> None:
+    """Prints problems on the error stream, and one line of JSON with the outcome."""
+    if summary := log.summary():
+        click.echo(summary, err=True)
+    click.echo(
+        json.dumps(
+            {
+                "model": str(Path(out) / "model"),
+                "steps": result.step,
+                "minutes": round(result.seconds / 60, 2),
+                "best_score": result.best_score,
+                "best_step": result.best_step,
+            }
+        )
+    )
