@@ -20,6 +20,21 @@ def config(name: str, label: str, description: str, **options: Any) -> foo.Opera
     return foo.OperatorConfig(name=name, label=label, description=description, **ICONS, **options)
 
 
+def long_work(name: str, label: str, description: str, **options: Any) -> foo.OperatorConfig:
+    """A configuration for work that takes a while and writes: it shows its progress and may be delegated."""
+    return config(
+        name,
+        label,
+        description,
+        dynamic=True,
+        execute_as_generator=True,
+        allow_immediate_execution=True,
+        allow_delegated_execution=True,
+        risk_level=types.RiskLevel.MEDIUM,
+        **options,
+    )
+
+
 def invalid(prop: types.Property, message: str) -> None:
     """Marks a property of a form as wrong; the form cannot be executed until it is mended."""
     prop.invalid = True

@@ -9,76 +9,39 @@ from fiftyone_rexseek.integration import curation
 from fiftyone_rexseek.integration.fields import detections_fields, prediction_fields
 
 from .base import config, invalid
-from .calling import CallableOperator, count_notice, dropdown, plural
+from .calling import CallableOperator, count_notice, plural
+from .choices import choose_field, choose_several
+from .finding import FindingOperator
 from .targets import target_images
 
-DEFAULT_LIMIT = 200
 _NO_PREDICTIONS = "This dataset holds no predictions yet: use 'Apply expressions' or import predictions first"
 
 
 # -- forms --------------------------------------------------------------------------------------------------------------
 
 
-def _prediction(ctx, inputs: types.Object, label: str = "Predictions") -> str | None:
+def _prediction(ctx, inputs: types.Object) -> str | None:
     """A required choice of one prediction field."""
-    names = prediction_fields(ctx.dataset)
-    prop = inputs.enum(
-        "pred_field", names, required=True, default=names[0] if names else None, label=label, view=dropdown(names)
-    )
-    if not names:
-        invalid(prop, _NO_PREDICTIONS)
-    return ctx.params.get("pred_field") or (names[0] if names else None)
+    return choose_field(ctx, inputs, "pred_field", prediction_fields(ctx.dataset), "Predictions", nothing=_NO_PREDICTIONS)[1]
 
 
 def _predictions(ctx, inputs: types.Object, least: int, description: str) -> list[str]:
     """A required choice of several prediction fields."""
     names = prediction_fields(ctx.dataset)
-    default = names[: max(least, 1)]
-    prop = inputs.list(
-        "pred_fields", types.String(), required=True, default=default, label="Predictions", description=description,
-        view=dropdown(names, multiple=True),
+    prop, chosen = choose_several(
+        ctx, inputs, "pred_fields", names, "Predictions", default=names[:least], least=least, required=True,
+        allowed=detections_fields(ctx.dataset), unknown="No field of Detections", description=description,
     )  # fmt: skip
-    chosen = ctx.params.get("pred_fields")
-    chosen = default if chosen is None else list(dict.fromkeys(chosen))
-    unknown = [name for name in chosen if name not in detections_fields(ctx.dataset)]
     if not names:
         invalid(prop, _NO_PREDICTIONS)
-    elif unknown:
-        invalid(prop, f"No field of Detections: {', '.join(map(str, unknown))}")
-    elif len(chosen) < least:
-        invalid(prop, f"Choose at least {least}")
     return chosen
 
 
 def _ground_truth(ctx, inputs: types.Object, other: list[str]) -> None:
     names = detections_fields(ctx.dataset)
-    default = "ground_truth" if "ground_truth" in names else None
-    prop = inputs.enum("gt_field", names, required=True, default=default, label="Ground truth", view=dropdown(names))
-    if (ctx.params.get("gt_field") or default) in other:
+    prop, chosen = choose_field(ctx, inputs, "gt_field", names, "Ground truth", usual="ground_truth")
+    if chosen in other:
         invalid(prop, "A field cannot be compared with itself")
-
-
-def _limit_and_name(ctx, inputs: types.Object) -> None:
-    inputs.int("limit", default=DEFAULT_LIMIT, min=1, required=True, label="At most this many samples")
-    prop = inputs.str("save_as", label="Save the view as", description="Empty: the view is shown, not saved")
-    name = ctx.params.get("save_as")
-    if name and name in ctx.dataset.list_saved_views():
-        invalid(prop, f"There is a saved view '{name}'")
-
-
-def _show(ctx, view: fo.DatasetView, description: str, nothing: str) -> dict:
-    """Shows a view in the App and saves it when asked to; the result for Python."""
-    ids = view.values("id")
-    name = ctx.params.get("save_as")
-    if not ids:
-        ctx.ops.notify(nothing, variant="info")
-    else:
-        if name:
-            ctx.dataset.save_view(name, view, description=description)
-        # by its stages: the App does not know the name of a view that is new
-        ctx.ops.set_view(view)
-        ctx.ops.notify(f"{plural(len(ids))}: {description}", variant="success")
-    return {"count": len(ids), "sample_ids": ids}
 
 
 def _open_sample_or_target(ctx) -> tuple[fo.core.collections.SampleCollection, bool]:
@@ -95,90 +58,65 @@ def _modal_button(label: str, icon: str) -> types.Placement:
 # -- views --------------------------------------------------------------------------------------------------------------
 
 
-class MostUncertain(CallableOperator):
-    @property
-    def config(self):
-        return config(
-            "most_uncertain",
-            "Show the most uncertain answers",
-            "The samples of which a model was least sure, least sure first",
-            dynamic=True,
-            risk_level=types.RiskLevel.LOW,
-        )
+class MostUncertain(FindingOperator):
+    about = (
+        "most_uncertain",
+        "Show the most uncertain answers",
+        "The samples of which a model was least sure, least sure first",
+    )
+    title = "Most uncertain answers"
+    looked_at = "looked at; those without any confidence are left out"
 
-    def resolve_input(self, ctx):
-        inputs = types.Object()
-        count = len(target_images(ctx))
+    def choose(self, ctx, inputs):
         _prediction(ctx, inputs)
-        _limit_and_name(ctx, inputs)
-        count_notice(inputs, count, "looked at; those without any confidence are left out")
-        return types.Property(inputs, view=types.View(label="Most uncertain answers"))
 
-    def execute(self, ctx):
+    def find(self, ctx, target, limit):
         field = ctx.params["pred_field"]
-        view = curation.most_uncertain(target_images(ctx), field, int(ctx.params["limit"]))
-        return _show(ctx, view, f"answers of '{field}', least sure first", f"No answer in '{field}' has a confidence")
+        view = curation.most_uncertain(target, field, limit)
+        return view, f"answers of '{field}', least sure first", f"No answer in '{field}' has a confidence"
 
 
-class Disagreements(CallableOperator):
-    @property
-    def config(self):
-        return config(
-            "disagreements",
-            "Show where models disagree",
-            "The samples on which two or more models differ most, worst first",
-            dynamic=True,
-            risk_level=types.RiskLevel.LOW,
-        )
+class Disagreements(FindingOperator):
+    about = (
+        "disagreements",
+        "Show where models disagree",
+        "The samples on which two or more models differ most, worst first",
+    )
+    title = "Where models disagree"
+    looked_at = "looked at; those on which all agree are left out"
 
-    def resolve_input(self, ctx):
-        inputs = types.Object()
-        count = len(target_images(ctx))
+    def choose(self, ctx, inputs):
         _predictions(ctx, inputs, 2, "Two or more")
-        _limit_and_name(ctx, inputs)
-        count_notice(inputs, count, "looked at; those on which all agree are left out")
-        return types.Property(inputs, view=types.View(label="Where models disagree"))
 
-    def execute(self, ctx):
+    def find(self, ctx, target, limit):
         fields = ctx.params["pred_fields"]
-        view = curation.disagreements(target_images(ctx), fields, int(ctx.params["limit"]))
-        return _show(ctx, view, f"{' and '.join(fields)} disagree, worst first", "They agree on every sample")
+        view = curation.disagreements(target, fields, limit)
+        return view, f"{' and '.join(fields)} disagree, worst first", "They agree on every sample"
 
 
-class SuspectedLabelErrors(CallableOperator):
-    @property
-    def config(self):
-        return config(
-            "suspected_label_errors",
-            "Show suspected label errors",
-            "Samples where every model is sure, all agree with one another, and the ground truth says otherwise",
-            dynamic=True,
-            risk_level=types.RiskLevel.LOW,
-        )
+class SuspectedLabelErrors(FindingOperator):
+    about = (
+        "suspected_label_errors",
+        "Show suspected label errors",
+        "Samples where every model is sure, all agree with one another, and the ground truth says otherwise",
+    )
+    title = "Suspected label errors"
+    looked_at = "looked at"
 
-    def resolve_input(self, ctx):
-        inputs = types.Object()
-        count = len(target_images(ctx))
+    def choose(self, ctx, inputs):
         chosen = _predictions(ctx, inputs, 1, "With several models there are fewer false alarms")
         _ground_truth(ctx, inputs, chosen)
         inputs.float(
             "min_certainty", default=0.8, min=0, max=1, required=True, label="Every model is at least this sure",
             view=types.SliderView(),
         )  # fmt: skip
-        _limit_and_name(ctx, inputs)
-        count_notice(inputs, count, "looked at")
-        return types.Property(inputs, view=types.View(label="Suspected label errors"))
 
-    def execute(self, ctx):
+    def find(self, ctx, target, limit):
         p = ctx.params
         view = curation.suspected_label_errors(
-            target_images(ctx),
-            p["pred_fields"],
-            p["gt_field"],
-            min_certainty=float(p["min_certainty"]),
-            limit=int(p["limit"]),
+            target, p["pred_fields"], p["gt_field"], min_certainty=float(p["min_certainty"]), limit=limit
         )
-        return _show(ctx, view, "labels to doubt, surest first", "No confident answer contradicts the ground truth")
+        return view, "labels to doubt, surest first", "No confident answer contradicts the ground truth"
 
 
 # -- marking and mending ------------------------------------------------------------------------------------------------
@@ -270,11 +208,10 @@ class UndoAccept(CallableOperator):
         inputs = types.Object()
         target, _ = _open_sample_or_target(ctx)
         names = [f for f in detections_fields(ctx.dataset) if ctx.dataset.has_sample_field(f + curation.SOURCE_SUFFIX)]
-        default = "ground_truth" if "ground_truth" in names else next(iter(names), None)
-        prop = inputs.enum("gt_field", names, required=True, default=default, label="Ground truth", view=dropdown(names))
-        if not names:
-            invalid(prop, "No prediction was accepted in this dataset")
-        else:
+        usual = "ground_truth" if "ground_truth" in names else None
+        nothing = "No prediction was accepted in this dataset"
+        choose_field(ctx, inputs, "gt_field", names, "Ground truth", usual=usual, nothing=nothing)
+        if names:
             count = len(target.match_tags(curation.ACCEPTED_TAG))
             count_notice(inputs, count, "will get the old ground truth back", "No sample of the target was accepted")
         return types.Property(inputs, view=types.View(label="Undo accepted predictions"))
@@ -285,6 +222,3 @@ class UndoAccept(CallableOperator):
         ctx.ops.notify(f"{plural(count)} got the old ground truth back", variant="success")
         ctx.ops.reload_dataset()
         return {"count": count}
-
-
-OPERATORS = (MostUncertain, Disagreements, SuspectedLabelErrors, TagForReview, AcceptPrediction, UndoAccept)

@@ -15,8 +15,9 @@ from fiftyone_rexseek.integration import predictions
 from fiftyone_rexseek.integration.columns import label_fields
 from fiftyone_rexseek.integration.dataset_types import HumanRefDatasetImporter
 
-from .base import config, invalid, reload
+from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, dropdown, perform, plural, summary_output
+from .choices import choose_field
 from .targets import target_images
 
 
@@ -40,15 +41,10 @@ def _rows(path: Path) -> int:
 class ImportHumanRef(CallableOperator):
     @property
     def config(self):
-        return config(
+        return long_work(
             "import_humanref",
             "Import HumanRef",
             "Annotations in HumanRef's format: one sample per image and expression",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_placement(self, ctx):
@@ -130,15 +126,10 @@ def _importer(params) -> HumanRefDatasetImporter:
 class ImportPredictions(CallableOperator):
     @property
     def config(self):
-        return config(
+        return long_work(
             "import_predictions",
             "Import predictions",
             "An official prediction file (JSONL with id and extracted_predictions) into a field",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
@@ -204,24 +195,17 @@ def _field_name(path: Path) -> str:
 class ExportPredictions(CallableOperator):
     @property
     def config(self):
-        return config(
+        return long_work(
             "export_predictions",
             "Export predictions",
             "A prediction field as an official prediction file",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
         inputs = types.Object()
         target = target_images(ctx)
         names = [n for n in label_fields(target, (fo.Detections, fo.Keypoints)) if n not in ("ground_truth", "candidates")]
-        prop = inputs.enum("pred_field", names, required=True, default=names[0] if names else None, label="Predictions", view=dropdown(names))  # fmt: skip
-        if not names:
-            invalid(prop, "This dataset holds no predictions")
+        choose_field(ctx, inputs, "pred_field", names, "Predictions", nothing="This dataset holds no predictions")
         prop, path = _path(ctx, inputs, "path", label="File", description="JSONL to write")
         if path is not None and not path.parent.is_dir():
             invalid(prop, f"There is no folder {path.parent}")

@@ -12,7 +12,7 @@ from fiftyone_rexseek.integration.describe import check_text_field, describe_tar
 from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.description import DEFAULT_MODEL, Describer
 
-from .base import config, invalid, reload
+from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, dropdown, perform
 from .targets import target_images
 
@@ -23,15 +23,10 @@ _warm = WarmModels(keep=1)
 class DescribeTargets(CallableOperator):
     @property
     def config(self):
-        return config(
+        return long_work(
             "describe_targets",
             "Describe objects",
             "Lets a model write the referring expression for the objects of a field, or for the selected ones",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_placement(self, ctx):

@@ -12,7 +12,7 @@ from fiftyone_rexseek.integration.columns import label_fields
 from fiftyone_rexseek.integration.evaluation import METHODS, config_class, evaluate_referring
 from fiftyone_rexseek.integration.report import number
 
-from .base import config, invalid, reload
+from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, dropdown, perform, summary_output
 from .targets import target_images
 
@@ -28,15 +28,10 @@ _MISSING = {
 class EvaluateReferring(CallableOperator):
     @property
     def config(self):
-        return config(
+        return long_work(
             "evaluate_referring",
             "Evaluate referring expressions",
             "Score predictions with a benchmark's own metric; per sample, per object and in the Model Evaluation panel",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_placement(self, ctx):

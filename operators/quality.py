@@ -9,8 +9,9 @@ from fiftyone_rexseek.datasets.quality import CHECKS
 from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.integration.quality import VIEW, check_quality
 
-from .base import config, invalid
-from .calling import CallableOperator, count_notice, dropdown, perform
+from .base import long_work
+from .calling import CallableOperator, count_notice, perform
+from .choices import choose_field, choose_several
 from .targets import target_images
 
 _SAME_IMAGE = {"path": "The same file", "content": "The same content (reads every file; finds copies)"}
@@ -19,30 +20,21 @@ _SAME_IMAGE = {"path": "The same file", "content": "The same content (reads ever
 class CheckQuality(CallableOperator):
     @property
     def config(self):
-        return config(
+        return long_work(
             "check_quality",
             "Check the quality of the data",
             "Tags samples whose expression or labels look wrong and saves a view of them; changes nothing else",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_input(self, ctx):
         inputs = types.Object()
         count = len(target_images(ctx))
-        view = dropdown(CHECKS, CHECKS, multiple=True)
-        prop = inputs.list("checks", types.String(), default=list(CHECKS), required=True, label="Look for", view=view)
-        chosen = ctx.params.get("checks")
-        unknown = [c for c in chosen or () if c not in CHECKS]
-        if unknown:
-            invalid(prop, f"No such check: {', '.join(map(str, unknown))}")
-        elif chosen is not None and not chosen:
-            invalid(prop, "Choose at least one check")
+        _, chosen = choose_several(
+            ctx, inputs, "checks", list(CHECKS), "Look for", default=list(CHECKS), least=1, required=True,
+            unknown="No such check", descriptions=CHECKS,
+        )  # fmt: skip
         self._fields(ctx, inputs)
-        if chosen is None or "image-in-two-splits" in chosen:
+        if "image-in-two-splits" in chosen:
             kinds = types.RadioGroup()
             for name, label in _SAME_IMAGE.items():
                 kinds.add_choice(name, label=label)
@@ -56,14 +48,8 @@ class CheckQuality(CallableOperator):
     def _fields(ctx, inputs: types.Object) -> None:
         texts = [name for name in ctx.dataset.get_field_schema(ftype=fo.StringField) if name != "filepath"]
         labels = detections_fields(ctx.dataset)
-        for name, label, names, usual in (
-            ("expression_field", "Expressions", texts, "expression"),
-            ("gt_field", "Ground truth", labels, "ground_truth"),
-        ):
-            default = usual if usual in names else None
-            prop = inputs.enum(name, names, required=True, default=default, label=label, view=dropdown(names))
-            if not names:
-                invalid(prop, "This dataset has no such field")
+        choose_field(ctx, inputs, "expression_field", texts, "Expressions", usual="expression")
+        choose_field(ctx, inputs, "gt_field", labels, "Ground truth", usual="ground_truth")
 
     def execute(self, ctx):
         p = ctx.params

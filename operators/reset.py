@@ -9,7 +9,8 @@ from fiftyone.operators import types
 from fiftyone_rexseek.integration.reset import Inventory, inventory, reset
 
 from .base import config, invalid
-from .calling import CallableOperator, dropdown
+from .calling import CallableOperator
+from .choices import choose_several
 
 _LABELS = {
     "predictions": ("Predictions", "Fields of answers, with what goes with them: outcomes, raw answers, their evaluations"),
@@ -42,7 +43,8 @@ class Reset(CallableOperator):
             invalid(prop, "There is nothing to remove")
             return types.Property(inputs, view=types.View(label="Remove"))
         for kind in offered:
-            self._choice(ctx, inputs, kind, getattr(found, kind))
+            label, description = _LABELS[kind]
+            choose_several(ctx, inputs, kind, getattr(found, kind), label, description=description)
         chosen = self._chosen(ctx)
         count = sum(len(names) for names in chosen.values())
         text = "; ".join(f"{_LABELS[kind][0].lower()}: {', '.join(names)}" for kind, names in chosen.items())
@@ -54,15 +56,6 @@ class Reset(CallableOperator):
         elif not count:
             invalid(prop, "Choose what to remove")
         return types.Property(inputs, view=types.View(label="Remove predictions, evaluations and tags"))
-
-    @staticmethod
-    def _choice(ctx, inputs: types.Object, kind: str, names: tuple[str, ...]) -> None:
-        label, description = _LABELS[kind]
-        view = dropdown(names, multiple=True)
-        prop = inputs.list(kind, types.String(), default=[], label=label, description=description, view=view)
-        unknown = [name for name in ctx.params.get(kind) or () if name not in names]
-        if unknown:
-            invalid(prop, f"Not there: {', '.join(map(str, unknown))}")
 
     @staticmethod
     def _chosen(ctx) -> dict[str, list[str]]:
@@ -78,6 +71,3 @@ class Reset(CallableOperator):
         outputs = types.Object()
         outputs.str("summary", label="Removed", view=types.MarkdownView(read_only=True))
         return types.Property(outputs, view=types.View(label="Removed"))
-
-
-OPERATORS = (Reset,)

@@ -1,0 +1,84 @@
+"""Choices that several forms offer: one field of the dataset, or several names of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fiftyone.operators import types
+
+from .base import invalid
+from .calling import dropdown
+
+
+def choose_field(
+    ctx,
+    inputs: types.Object,
+    name: str,
+    fields: Sequence[str],
+    label: str,
+    *,
+    usual: str | None = None,
+    nothing: str = "This dataset has no such field",
+) -> tuple[types.Property, str | None]:
+    """A required choice of one field.
+
+    Args:
+        ctx, inputs: of the form
+        name: of the parameter
+        fields: the names to choose from
+        label: of the choice
+        usual: chosen at first where it is among the fields; by default the first field is
+        nothing: what the form says where there is no field
+
+    Returns:
+        the property, and what is chosen now
+    """
+    default = (usual if usual in fields else None) if usual else next(iter(fields), None)
+    prop = inputs.enum(name, fields, required=True, default=default, label=label, view=dropdown(fields))
+    if not fields:
+        invalid(prop, nothing)
+    return prop, ctx.params.get(name) or default
+
+
+def choose_several(
+    ctx,
+    inputs: types.Object,
+    name: str,
+    names: Sequence[str],
+    label: str,
+    *,
+    default: Sequence[str] = (),
+    least: int = 0,
+    allowed: Sequence[str] | None = None,
+    unknown: str = "Not there",
+    descriptions: Mapping[str, str] | None = None,
+    **options: Any,
+) -> tuple[types.Property, list[str]]:
+    """A choice of several names.
+
+    Args:
+        ctx, inputs: of the form
+        name: of the parameter
+        names: what is offered
+        label: of the choice
+        default: chosen at first
+        least: how many must be chosen
+        allowed: what Python code may choose as well; by default nothing but ``names``
+        unknown: what the form says before names that are not allowed
+        descriptions: of the names
+        **options: of the property
+
+    Returns:
+        the property, and what is chosen now, each once
+    """
+    view = dropdown(names, dict(descriptions or {}), multiple=True)
+    prop = inputs.list(name, types.String(), default=list(default), label=label, view=view, **options)
+    chosen = ctx.params.get(name)
+    chosen = list(default) if chosen is None else list(dict.fromkeys(chosen))
+    strange = [value for value in chosen if value not in (names if allowed is None else allowed)]
+    if strange:
+        invalid(prop, f"{unknown}: {', '.join(map(str, strange))}")
+    elif len(chosen) < least:
+        invalid(prop, f"Choose at least {least}")
+    return prop, chosen
