@@ -9,6 +9,16 @@ COLUMN = {
 }
 
 
+def show_data(ctx, name: str, value) -> None:
+    """Sets a panel's data (rows, traces, a picture) in place of what was there.
+
+    The App keeps a copy of the data in the panel's state and merges the two element by element: of a longer list shown before,
+    the tail would shine through.
+    """
+    ctx.panel.set_state(name, None)
+    ctx.panel.set_data(name, value)
+
+
 def paragraphs(text: str) -> str:
     """Lines of a text as Markdown paragraphs, which otherwise would run into each other.
 

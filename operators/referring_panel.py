@@ -18,7 +18,7 @@ from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.registry import ENTRIES
 
 from .base import PLUGIN, invalid
-from .layout import COLUMN
+from .layout import COLUMN, show_data
 
 #: Questions kept per dataset.
 HISTORY_LENGTH = 30
@@ -158,7 +158,7 @@ class ReferringPanel(foo.Panel):
         url = asking.picture_url(ctx.dataset, asked)
         ctx.panel.set_state("has_picture", url is not None)
         if url is not None:
-            ctx.panel.set_data("picture", url)
+            show_data(ctx, "picture", url)
         entry = asdict(asking.HistoryEntry.of(asked))
         ctx.panel.set_state("last", {k: entry[k] for k in ("sample_id", "expressions", "options")})
 
@@ -177,7 +177,7 @@ class ReferringPanel(foo.Panel):
             for e in self._history(ctx)
         ]
         ctx.panel.set_state("num_asked", len(rows))
-        ctx.panel.set_data("history", rows)
+        show_data(ctx, "history", rows)
 
     # -- layout ---------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration import comparison, failures, results
 from fiftyone_rexseek.integration.results_content import comparison_content, content
 
-from .layout import COLUMN
+from .layout import COLUMN, show_data
 
 _PLOTS = ("domain", "targets", "histogram", "causes", "precision_recall", "sweep")
 #: Plots scroll with the panel and are clicked, not zoomed.
@@ -137,9 +137,9 @@ class ResultsPanel(foo.Panel):
         figures, table = shown.pop("figures"), shown.pop("headlines")
         # rows and traces are data, which stays in the browser; state comes back with every event
         for name, figure in figures.items():
-            ctx.panel.set_data(name, figure["data"])
+            show_data(ctx, name, figure["data"])
         if table:
-            ctx.panel.set_data("headlines", table["rows"])
+            show_data(ctx, "headlines", table["rows"])
         shown["layouts"] = {name: figure["layout"] for name, figure in figures.items()}
         shown["columns"] = table["columns"] if table else None
         ctx.panel.set_state("shown", shown)
@@ -155,7 +155,7 @@ class ResultsPanel(foo.Panel):
         except ReferringError as e:
             ctx.panel.set_state("compare_error", str(e))
             return
-        ctx.panel.set_data("comparison", compared.pop("rows"))
+        show_data(ctx, "comparison", compared.pop("rows"))
         ctx.panel.set_state("compared", compared)
 
     def _click(self, ctx, names, make_view):

@@ -47,9 +47,9 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def worker(tmp_path):
-    """What ``fiftyone delegated launch`` does, with a model that takes a quarter of a second per batch."""
+    """What ``fiftyone delegated launch`` does, with a model that takes half a second per batch."""
     env = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{plugin.ROOT}"}
-    command = [sys.executable, str(TESTS / "delegated_worker.py"), str(tmp_path / "asked.txt"), "0.25"]
+    command = [sys.executable, str(TESTS / "delegated_worker.py"), str(tmp_path / "asked.txt"), "0.5"]
     started = []
 
     def start() -> subprocess.Popen:
@@ -100,7 +100,7 @@ def test_a_killed_server_loses_nothing(app, server, dataset, worker):
     assert len(set(labels) - set(kept)) == NUM_SAMPLES - len(kept)
 
     # the other process did not notice
-    assert process.poll() is None and service.get(operation).run_state == "running"
+    assert process.poll() is None and service.get(operation).run_state in ("queued", "running")
 
     server.start()
     server.wait()

@@ -20,6 +20,7 @@ def dataset(database, tmp_path_factory):
     dataset = make_dataset(120, filepaths=paths)
     dataset.name = "results-panel"
     evaluate_referring(dataset, "poor", eval_key="second")
+    evaluate_referring(dataset.limit(6), "good", eval_key="small")
     evaluate_referring(dataset, "good", eval_key="first")
     yield dataset
     dataset.delete()
@@ -32,6 +33,13 @@ def plot(page, title):
     found.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
     return found
+
+
+def bars(page, title):
+    """Lengths of the bars of a figure, as they are drawn."""
+    of_title = "g => g.layout.title && g.layout.title.text === title"
+    script = f"title => [...document.querySelectorAll('.js-plotly-plot')].filter({of_title}).map(g => g.data[0].x)[0]"
+    return page.evaluate(script, title)
 
 
 def click_bar(page, title, number):
@@ -60,6 +68,15 @@ def test_numbers_clicks_and_comparison(app, dataset):
             assert f"{headline['value']:.3f}" in row.inner_text()
     assert "95% interval" in page.locator("table").first.inner_text()
     app.shot("results-panel-top")
+
+    # a run of fewer causes takes the place of this one entirely
+    first, small = (results.overview(dataset, results.get_run(dataset, key)).causes for key in ("first", "small"))
+    assert len(small) < len(first)
+    for key in ("small", "first"):
+        page.get_by_role("combobox").filter(has_text="protocol").first.click()
+        page.get_by_role("option").filter(has_text=f"{key} -").click()
+        counts = sorted(results.overview(dataset, results.get_run(dataset, key)).causes.values())
+        app.until(lambda counts=counts: bars(page, "Answers by cause") == counts, f"the causes of {key} are shown")
 
     # a bar opens its samples
     run = results.get_run(dataset, "first")
