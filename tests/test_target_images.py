@@ -9,10 +9,13 @@ from fiftyone import ViewField as F
 from PIL import Image
 
 from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.integration import curation
 from fiftyone_rexseek.integration.apply import apply_expressions
 from fiftyone_rexseek.integration.evaluation import evaluate_referring
 from fiftyone_rexseek.integration.examples import examples_of
 from fiftyone_rexseek.integration.fields import flat_images
+from fiftyone_rexseek.integration.predictions import export_predictions
+from fiftyone_rexseek.integration.quality import check_quality
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,3 +155,15 @@ def test_functions_name_what_they_cannot_take(call, dataset, video_dataset, slic
     ):
         with pytest.raises(ConfigError, match=found):
             call(samples)
+
+
+def test_files_and_curation_of_a_grouped_view(dataset, tmp_path):
+    view = grouped(dataset)
+    export_predictions(dataset, tmp_path / "flat.jsonl", "good")
+    export_predictions(view, tmp_path / "grouped.jsonl", "good")
+    assert (tmp_path / "grouped.jsonl").read_bytes() == (tmp_path / "flat.jsonl").read_bytes()
+    assert curation.most_uncertain(view, "good", 5).values("id") == curation.most_uncertain(dataset, "good", 5).values("id")
+    assert curation.disagreements(view, ["good", "poor"]).values("id") == curation.disagreements(dataset, ["good", "poor"]).values("id")
+    for samples in (dataset.to_patches("good"),):
+        with pytest.raises(ConfigError, match="patches"):
+            check_quality(samples)

@@ -16,7 +16,7 @@ from fiftyone import ViewField as F
 from ..errors import ConfigError
 from ..metrics.matching import match_best_first
 from ..referring import Outcome
-from .fields import require_detections
+from .fields import flat_images, require_detections
 
 #: Tag of samples a person should look at.
 REVIEW_TAG = "review"
@@ -34,6 +34,7 @@ def certainty(samples: _Collection, pred_field: str) -> np.ndarray:
     An answer is as sure as its least sure box; a rejection is as sure as its ``<field>_rejection_score``, where the
     model has one.
     """
+    samples = flat_images(samples)
     require_detections(samples, pred_field)
     has_rejection = samples._dataset.has_sample_field(f"{pred_field}_rejection_score")
     columns = [f"{pred_field}.detections.confidence"]
@@ -52,6 +53,7 @@ def certainty(samples: _Collection, pred_field: str) -> np.ndarray:
 
 def most_uncertain(samples: _Collection, pred_field: str, limit: int = 200) -> fo.DatasetView:
     """The samples of which the model was least sure, least sure first; those without any confidence are left out."""
+    samples = flat_images(samples)
     sure = certainty(samples, pred_field)
     ids = np.array(samples.values("id"), dtype=object)
     order = np.argsort(sure, kind="stable")
@@ -68,6 +70,7 @@ def agreement(samples: _Collection, first: str, second: str, iou_threshold: floa
 
     The F1 of one field against the other: 1 when every box has its partner of IoU >= threshold, and when both are empty.
     """
+    samples = flat_images(samples)
     for field in (first, second):
         require_detections(samples, field)
     a, b = samples.values([f"{first}.detections.bounding_box", f"{second}.detections.bounding_box"])
@@ -90,6 +93,7 @@ def disagreements(samples: _Collection, pred_fields: Sequence[str], limit: int =
     Raises:
         ConfigError: fewer than two fields
     """
+    samples = flat_images(samples)
     if len(set(pred_fields)) < 2:
         raise ConfigError("disagreement needs two models", expected="at least 2 fields", found=list(pred_fields))
     pairs = np.stack([agreement(samples, a, b) for a, b in combinations(dict.fromkeys(pred_fields), 2)])
@@ -120,6 +124,7 @@ def suspected_label_errors(
         min_certainty: the least :func:`certainty` of every model
         limit: length of the view
     """
+    samples = flat_images(samples)
     fields = list(dict.fromkeys(pred_fields))
     if not fields:
         raise ConfigError("no prediction field was given", expected="at least 1 field")

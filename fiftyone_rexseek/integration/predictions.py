@@ -24,6 +24,7 @@ from ..referring import Outcome
 from . import documents, presentation
 from .columns import AGREEMENT, label_list_path
 from .examples import box_of
+from .fields import flat_images
 
 #: Row fields that hold the model's text, first one wins.
 ANSWER_FIELDS = ("raw_response", "answer", "response")
@@ -86,6 +87,7 @@ def import_predictions(
         DataError: unreadable file, a file of another split, or any problem in strict mode
         ConfigError: the field exists, or there is no ``id_field``
     """
+    samples = flat_images(samples)
     dataset = samples._dataset
     check_new_field(dataset, pred_field, overwrite)
     if not dataset.has_sample_field(id_field):
@@ -201,6 +203,7 @@ def export_predictions(
     labels have been changed since. Answers that could not be read or obtained are written as ``[[]]`` with their outcome
     in a field ``outcome``.
     """
+    samples = flat_images(samples)
     label_list_path(samples, pred_field, (fo.Detections, fo.Keypoints))
     if samples.get_field(id_field) is None:
         raise ConfigError(f"there is no field {id_field!r}", expected="the field with the ids of the annotations")

@@ -13,6 +13,7 @@ from ..datasets.quality import CHECKS, QualityConfig, check_examples, counts
 from ..errors import ConfigError
 from ..referring import ReferringExample
 from .examples import examples_of
+from .fields import flat_images
 
 #: Tag of every sample with a problem; ``quality:<kind>`` says which.
 QUALITY_TAG = "quality"
@@ -59,11 +60,12 @@ def check_quality(
     Samples whose ground truth is None are not looked at.
 
     Args:
-        samples: a dataset or an ungrouped view
+        samples: a dataset or view of images; a view grouped by a field stands for all its samples
         gt_field, expression_field: which fields to check
         checks: kinds to look for
         same_image: what makes two images the same: "path", or "content" (reads every file; finds copies)
     """
+    samples = flat_images(samples)
     if same_image not in ("path", "content"):
         raise ConfigError("unknown same_image", expected="'path' or 'content'", found=same_image)
     config = QualityConfig(checks=tuple(checks))

@@ -22,7 +22,7 @@ from ..errors import DataError
 from ..geometry import to_absolute
 from ..masks import paste
 from ..models.images import open_image
-from .fields import require_detections
+from .fields import flat_images, require_detections
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ def save_annotated(
     Raises:
         ConfigError: a field does not exist or holds no Detections
     """
+    samples = flat_images(samples)
     dataset = samples._dataset
     for field in fields:
         require_detections(samples, field)
