@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 export FIFTYONE_DO_NOT_TRACK ?= true
 export FIFTYONE_DATABASE_VALIDATION ?= false
 
-.PHONY: demo test bench lint clean setup browser tiny notebook screenshots
+.PHONY: demo test bench lint clean setup browser tiny screenshots
 
 setup: $(STAMP)
 

@@ -3,7 +3,6 @@
 import pytest
 
 from benchmarks import bench_finetune
-from fiftyone_rexseek.models import registry
 
 
 def test_examples_name_the_new_character_and_some_have_no_target(tmp_path):
@@ -18,8 +17,6 @@ def test_examples_name_the_new_character_and_some_have_no_target(tmp_path):
 
 @pytest.mark.slow
 def test_a_few_steps_run(monkeypatch):
-    if not registry.entry("rexseek-tiny").packaged_folder.is_dir():
-        pytest.skip("rexseek-tiny is not in this checkout")
     monkeypatch.setattr("fiftyone_rexseek.training.drawn.SHARD", 8)
     monkeypatch.setattr(bench_finetune, "EXAMPLES", 8)
     new, rest = bench_finetune.run(quick=True)

@@ -1,15 +1,23 @@
 """Installing into FiftyOne and taking it out again."""
 
+import importlib
 import json
 import os
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+import yaml
 from fiftyone.core.config import locate_config
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+import fiftyone_rexseek
 from fiftyone_rexseek.errors import ConfigError
 from fiftyone_rexseek.integration import setup
 from fiftyone_rexseek.integration.setup import Places
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -104,3 +112,47 @@ def test_a_broken_config_is_named_and_left_alone(places, text):
     with pytest.raises(ConfigError, match=r"config\.json"):
         setup.install(places)
     assert places.config.read_text() == text and not places.plugin.exists()
+
+
+def test_the_wheel_carries_what_is_installed_from_it():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert build["packages"] == ["fiftyone_rexseek"]
+    packed = {source: target for source, target in build["force-include"].items() if (ROOT / source).exists()}
+    assert packed == {name: f"fiftyone_rexseek/_plugin/{name}" for name in setup._PARTS}
+
+
+@pytest.mark.parametrize("model, limit_mb", [("rexseek-tiny", 5), ("rela-tiny", 8)])
+def test_packaged_weights_are_there_and_small(model, limit_mb):
+    folder = ROOT / "fiftyone_rexseek" / "models" / "weights" / model
+    assert {"model.safetensors", "config.json", "README.md"} <= {p.name for p in folder.iterdir()}
+    assert 1e6 < sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= limit_mb * 1e6
+
+
+def test_manifests_are_in_the_package_and_name_what_exists():
+    package = ROOT / "fiftyone_rexseek"
+    models = json.loads((package / "zoo_models.json").read_text())["models"]
+    assert {m["base_name"] for m in models} >= {"rexseek-3b", "rexseek-tiny", "rela-swin-base", "rela-swin-tiny", "rela-r50", "rela-tiny"}
+    for places in json.loads((package / "zoo_datasets.json").read_text()).values():
+        for where in places.values():
+            module, _, name = where.rpartition(".")
+            assert hasattr(importlib.import_module(module), name)
+
+
+def test_requirements_of_the_downloaded_plugin_are_those_of_the_package():
+    def key(r):
+        return canonicalize_name(r.name), r.specifier
+
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    stated = {key(Requirement(line)) for line in lines if line and not line.startswith("#")}
+    needed = [Requirement(text) for text in requires("fiftyone-rexseek")]
+    needed = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": "models"})]
+    assert stated == {key(r) for r in needed if r.name != "fiftyone"} and len(stated) > 10
+
+
+def test_one_version_everywhere():
+    plugin = yaml.safe_load((ROOT / "fiftyone.yml").read_text())
+    assert plugin["version"] == fiftyone_rexseek.__version__
+    assert plugin["name"] == setup.PLUGIN_NAME
+    assert f'version = "{fiftyone_rexseek.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {fiftyone_rexseek.__version__}" in (ROOT / "CHANGELOG.md").read_text()

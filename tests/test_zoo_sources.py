@@ -106,8 +106,6 @@ def test_any_detector_of_the_zoo(zero_shot):
 
 def test_from_detector_to_masks_with_the_small_checkpoint(zero_shot, sam, tmp_path):
     """Zoo detector, RexSeek, FiftyOne's SAM: every part real, every part tiny and random."""
-    if not REXSEEK.is_dir():
-        pytest.skip("no RexSeek fixture")
     paths = []
     for i in range(2):
         paths.append(tmp_path / f"{i}.png")
@@ -146,8 +144,6 @@ def test_from_detector_to_masks_with_the_small_checkpoint(zero_shot, sam, tmp_pa
 
 
 def test_same_answers_as_the_model_alone(tmp_path):
-    if not REXSEEK.is_dir():
-        pytest.skip("no RexSeek fixture")
     from fiftyone_rexseek.models.rexseek import RexSeek
 
     path = tmp_path / "image.png"
