@@ -27,10 +27,10 @@ _LABELS = (
     ("ground_truth", "The objects the expression refers to; empty = nobody matches"),
     ("candidates", "The objects a selector may choose from"),
 )
-_COLORS = {"ground_truth": "#16A34A", "candidates": "#94A3B8", "expression": "#1E293B", "num_targets": "#475569"}
+_COLORS = {"ground_truth": "#16A34A", "candidates": "#94A3B8", "expression": "#3F5F8F", "num_targets": "#64748B"}
 #: Ends of the names of what accompanies a prediction.
 _COMPANIONS = (
-    "_outcome", "_answer", "_error", "_rejection_score", "_expressions", "_outcomes", "_answers", "_points",
+    "_outcome", "_answer", "_error", "_rejection_score", "_expressions", "_outcomes", "_answers", "_points", "_rejected_mask",
 )  # fmt: skip
 #: Colours for prediction fields, in order of appearance.
 PREDICTION_COLORS = ("#FF6D04", "#2563EB", "#C026D3", "#0891B2", "#CA8A04", "#DC2626")
@@ -63,13 +63,15 @@ def present(dataset: fo.Dataset) -> None:
     """Sets sidebar groups, colours, active fields and saved views once; later changes by the user stay."""
     _save_views(dataset)
     if dataset.app_config.sidebar_groups is None:
+        # gRefCOCO has no domains, and two fields that are None everywhere belong where nobody looks first
+        domains = ["domain", "sub_domain"]
+        source = ["image_id", "expression_id", "import_key", "extra"]
+        has_domains = bool(dataset.distinct("domain"))
         dataset.app_config.sidebar_groups = [
             fo.SidebarGroupDocument(name="tags", paths=["tags", "_label_tags"]),
-            fo.SidebarGroupDocument(name="referring", paths=["expression", "num_targets", "domain", "sub_domain"]),
+            fo.SidebarGroupDocument(name="referring", paths=["expression", "num_targets", *domains * has_domains]),
             fo.SidebarGroupDocument(name="labels", paths=[name for name, _ in _LABELS]),
-            fo.SidebarGroupDocument(
-                name="source", paths=["image_id", "expression_id", "import_key", "extra"], expanded=False
-            ),
+            fo.SidebarGroupDocument(name="source", paths=[*domains * (not has_domains), *source], expanded=False),
             fo.SidebarGroupDocument(
                 name="metadata",
                 paths=["id", "filepath", "created_at", "last_modified_at", *_metadata_paths(dataset)],
