@@ -74,7 +74,7 @@ def test_referring_panel(app, dataset):
     sample_id, expressions = question(dataset)
     # the sample comes first
     view = dataset.select([sample_id, *dataset.limit(20).values("id")], ordered=True)
-    dataset.save_view("question", view)
+    dataset.save_view("question", view, overwrite=True)
     app.open(dataset, view="question")
     modal = app.open_sample(0)
     app.ask(modal, "\n".join(expressions))
