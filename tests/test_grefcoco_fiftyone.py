@@ -155,3 +155,14 @@ def test_zoo(root, zoo):
             foz.load_zoo_dataset(name, source_dir=str(root), split="val", dataset_name="x")
         with pytest.raises(DownloadError, match="source_dir"):
             foz.load_zoo_dataset(name, split="train", dataset_name="x")
+
+
+def test_zoo_without_a_network_says_what_to_do(monkeypatch):
+    from huggingface_hub import HfApi
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(HfApi, "dataset_info", unreachable)
+    with pytest.raises(DownloadError, match=r"FudanCVL/gRefCOCO.*ConnectionError.*source_dir=.*data_path="):
+        foz.download_zoo_dataset("grefcoco", split="val", overwrite=True)

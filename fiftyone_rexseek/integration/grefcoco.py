@@ -16,10 +16,10 @@ import fiftyone.types as fot
 from ..datasets import grefcoco, refcoco
 from ..datasets.coco import InstancesIndex
 from ..datasets.refs import SPLITS
-from ..errors import ConfigError, DataError, DownloadError, MissingDependencyError
+from ..errors import ConfigError, DataError, DownloadError
 from ..referring import ReferringExample, Target
-from .dataset_types import POINTER, ExamplesExporter, ExamplesImporter, source_of
-from .zoo_datasets import SourceDirDataset
+from .dataset_types import POINTER, REVISION, ExamplesExporter, ExamplesImporter, source_of
+from .zoo_datasets import SourceDirDataset, fetch_snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -352,19 +352,8 @@ def fetch(source: str, repository: str | None, folder: Path) -> Path:
     )
     if repository is None:
         raise DownloadError(f"{source} is not published at an address that still answers", advice=advice)
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as e:
-        raise MissingDependencyError("downloads need huggingface_hub", advice="pip install huggingface_hub") from e
-    try:
-        snapshot_download(repository, repo_type="dataset", local_dir=folder, allow_patterns=["*.json", "*.p"])
-    except (OSError, ValueError) as e:  # the hub's own errors are both
-        raise DownloadError(f"{repository!r} could not be fetched ({type(e).__name__})", advice=advice) from e
-    except Exception as e:
-        # whichever HTTP library the hub client uses: its errors are no OSErrors in every version
-        if type(e).__module__.split(".")[0] not in ("httpx", "httpcore", "requests", "urllib3"):
-            raise
-        raise DownloadError(f"{repository!r} could not be reached ({type(e).__name__})", advice=advice) from e
+    sha = fetch_snapshot(repository, folder, advice, patterns=["*.json", "*.p"])
+    (folder / REVISION).write_text(f"{sha}\n")
     images = folder / "train2014"
     if not images.exists():
         import fiftyone.zoo as foz

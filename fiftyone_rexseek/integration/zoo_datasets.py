@@ -13,7 +13,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -121,6 +121,27 @@ def fetch_humanref(folder: Path, revision: str | None = None) -> Path:
         "Get the files another way and pass source_dir=<folder with annotations.jsonl and images/>. "
         f"Licence: {HUMANREF_LICENSE}"
     )
+    sha = fetch_snapshot(HUMANREF_REPO, folder, advice, revision)
+    _arrange(folder)
+    (folder / REVISION).write_text(f"{sha}\n")
+    return folder
+
+
+def fetch_snapshot(
+    repository: str, folder: Path, advice: str, revision: str | None = None, patterns: Sequence[str] | None = None
+) -> str:
+    """Downloads a dataset repository of the hub into a folder, resuming what is there; returns the commit it is of.
+
+    Args:
+        repository: ``owner/name``
+        folder: where to; made if absent
+        advice: what else people can do, for the error
+        revision: branch, tag or commit
+        patterns: only these files
+
+    Raises:
+        DownloadError: the hub cannot be reached or refuses
+    """
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import (
@@ -131,25 +152,19 @@ def fetch_humanref(folder: Path, revision: str | None = None) -> Path:
         )
     except ImportError as e:
         raise MissingDependencyError("downloads need huggingface_hub", advice="pip install huggingface_hub") from e
+    what = f"dataset repository {repository!r} could not be"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        sha = HfApi().dataset_info(HUMANREF_REPO, revision=revision, timeout=20).sha
-        snapshot_download(HUMANREF_REPO, repo_type="dataset", revision=sha, local_dir=folder)
+        sha = HfApi().dataset_info(repository, revision=revision, timeout=20).sha
+        snapshot_download(repository, repo_type="dataset", revision=sha, local_dir=folder, allow_patterns=patterns)
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as e:
-        raise DownloadError(
-            f"dataset repository {HUMANREF_REPO!r} could not be fetched from the Hugging Face hub ({type(e).__name__})",
-            advice=advice,
-        ) from e
+        raise DownloadError(f"{what} fetched from the Hugging Face hub ({type(e).__name__})", advice=advice) from e
     except Exception as e:
         # whichever HTTP library the hub client uses: its errors are no OSErrors in every version
         if type(e).__module__.split(".")[0] not in ("httpx", "httpcore", "requests", "urllib3"):
             raise
-        raise DownloadError(
-            f"dataset repository {HUMANREF_REPO!r} could not be reached ({type(e).__name__})", advice=advice
-        ) from e
-    _arrange(folder)
-    (folder / REVISION).write_text(f"{sha}\n")
-    return folder
+        raise DownloadError(f"{what} reached ({type(e).__name__})", advice=advice) from e
+    return sha
 
 
 def _arrange(folder: Path) -> None:
