@@ -16,6 +16,7 @@ from fiftyone_rexseek.models.registry import ENTRIES
 
 from .base import config, invalid, reload
 from .calling import CallableOperator, count_notice, perform, plural
+from .choices import may_replace
 from .layout import paragraphs
 from .targets import target_images
 
@@ -110,15 +111,7 @@ class ApplyExpressions(CallableOperator):
             plan.check_output(target, name, overwrite=bool(ctx.params.get("overwrite")))
         except ReferringError as e:
             invalid(prop, str(e))
-        if ctx.dataset.has_sample_field(name):
-            inputs.view(
-                "exists",
-                types.Warning(
-                    label=f"Field '{name}' exists",
-                    description="Samples that the same run answered before are left out; others are overwritten",
-                ),
-            )
-            inputs.bool("overwrite", default=False, label="Replace labels that no model made")
+        may_replace(ctx, inputs, name, "answered", "Replace labels that no model made")
 
     def execute(self, ctx):
         p = ctx.params

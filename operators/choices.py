@@ -82,3 +82,19 @@ def choose_several(
     elif len(chosen) < least:
         invalid(prop, f"Choose at least {least}")
     return prop, chosen
+
+
+def may_replace(ctx, inputs: types.Object, field: str, did: str, label: str) -> None:
+    """Warns that an output field exists, and offers to replace what is in it.
+
+    Args:
+        ctx, inputs: of the form
+        field: the output
+        did: what an earlier run did to samples, such as "answered"
+        label: of the choice whether to replace
+    """
+    if not ctx.dataset.has_sample_field(field):
+        return
+    text = f"Samples that the same run {did} before are left out; others are overwritten"
+    inputs.view("exists", types.Warning(label=f"Field '{field}' exists", description=text))
+    inputs.bool("overwrite", default=False, label=label)

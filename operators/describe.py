@@ -14,6 +14,7 @@ from fiftyone_rexseek.models.description import DEFAULT_MODEL, Describer
 
 from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, dropdown, perform
+from .choices import may_replace
 from .targets import target_images
 
 #: One describer stays in memory between calls from the App.
@@ -74,15 +75,7 @@ class DescribeTargets(CallableOperator):
             check_text_field(ctx.dataset, name, bool(ctx.params.get("overwrite")))
         except ReferringError as e:
             invalid(prop, str(e))
-        if ctx.dataset.has_sample_field(name):
-            inputs.view(
-                "exists",
-                types.Warning(
-                    label=f"Field '{name}' exists",
-                    description="Samples that the same run described before are left out; others are overwritten",
-                ),
-            )
-            inputs.bool("overwrite", default=False, label="Replace texts that no model wrote")
+        may_replace(ctx, inputs, name, "described", "Replace texts that no model wrote")
 
     def resolve_run_name(self, ctx):
         return f"Describe objects of {ctx.params.get('objects_field')}"
