@@ -78,7 +78,7 @@ def test_referring_panel(app, dataset):
     app.open(dataset, view="question")
     modal = app.open_sample(0)
     app.ask(modal, "\n".join(expressions))
-    modal.get_by_text("rexseek-tiny on").wait_for(timeout=120_000)
+    modal.get_by_text("rexseek-tiny on").wait_for(timeout=300_000)
     modal.locator("img[src^='data:image/jpeg']").wait_for()
     save(app, "referring")
     dataset.delete_saved_view("question")

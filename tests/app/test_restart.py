@@ -79,7 +79,7 @@ def test_a_killed_server_loses_nothing(app, server, dataset, worker):
     app.open(dataset)
     modal = app.open_sample(0)
     app.ask(modal, "the person in the middle")
-    modal.get_by_text("rexseek-tiny on").wait_for(timeout=120_000)
+    modal.get_by_text("rexseek-tiny on").wait_for(timeout=300_000)
 
     app.open(dataset)
     service = DelegatedOperationService()
