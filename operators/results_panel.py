@@ -255,7 +255,9 @@ class ResultsPanel(foo.Panel):
 
 
 def _table(panel, name, columns):
-    table = types.TableView(componentsProps={"item": {"sx": {"overflowX": "auto", "& .MuiTableCell-root": {"px": 0.75, "fontSize": "0.8rem"}}}})
+    # the App's tables are at least 650 pixels wide, which panels beside the grid are not
+    cells = {"& .MuiTable-root": {"minWidth": 0}, "& .MuiTableCell-root": {"px": 0.75, "fontSize": "0.8rem"}}
+    table = types.TableView(componentsProps={"item": {"sx": {"overflowX": "auto", **cells}}})
     for key, label in columns.items():
         table.add_column(key, label=label)
     panel.list(name, types.Object(), view=table)
