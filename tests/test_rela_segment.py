@@ -249,3 +249,13 @@ def test_splitting_loses_nothing():
         assert np.array_equal(masks.sum(axis=0), merged.astype(int))
     assert split_by_boxes(merged, np.zeros((0, 4))).shape == (0, 12, 17)
     assert connected_components(np.zeros((3, 3), bool))[1].shape == (0, 4)
+
+
+def test_no_target_threshold_decides_alone(conference):
+    output = type("O", (), {})()
+    output.minimap_logits, output.boxes_cxcywh = torch.zeros(3, 100, 2), torch.rand(3, 100, 4)
+    probabilities = torch.tensor([[0.45, 0.5, 0.05, 0, 0, 0, 0], [0.9, 0.1, 0, 0, 0, 0, 0], [0.39, 0.2, 0.3, 0.11, 0, 0, 0]])
+    output.count_logits = (probabilities + 1e-9).log()
+    config = conference.config
+    assert [a.count for a in answers(output, config)] == [1, 0, 0]
+    assert [a.count for a in answers(output, config.replace(no_target_threshold=0.4))] == [0, 0, 2]

@@ -58,6 +58,8 @@ class ReLAConfig:
             masks: the same numbers up to rounding, several times cheaper
         output_threshold: score from which regions are kept when the count says "more than 5"; the paper gives
             no number, 0.7 is the value of the public GREC evaluator
+        no_target_threshold: P(count 0) from which the count head says "nobody"; None = when 0 is its most probable
+            count, as published
         nms_iou: class-agnostic suppression among the output boxes; None = off, as published
 
     Example::
@@ -106,6 +108,7 @@ class ReLAConfig:
     image_size: int = 480
     max_text_length: int = 20
     output_threshold: float = 0.7
+    no_target_threshold: float | None = None
     nms_iou: float | None = None
     # what training a small model from nothing needs
     language_layers: str = "first"

@@ -39,15 +39,19 @@ def answers(output: RegionOutput, config: ReLAConfig) -> list[Answer]:
 
     Conference weights: the two no-target logits are compared (equal = has target). Journal: the count head decides;
     count n in 1..5 gives the n best regions' boxes in a stable order, "more than 5" all regions whose score reaches
-    ``config.output_threshold`` (the best one if none does; the paper gives neither number nor this case).
+    ``config.output_threshold`` (the best one if none does; the paper gives neither number nor this case). With
+    ``config.no_target_threshold`` the probability of count 0 alone decides between nobody and somebody.
     ``config.nms_iou`` removes repeated boxes first: several cells belong to one object by construction, and the
     paper does not mention it.
     """
     scores = output.minimap_logits.float().softmax(dim=-1)[..., 1].cpu()
     boxes = None if output.boxes_cxcywh is None else to_xyxy(output.boxes_cxcywh.float().cpu()).clamp(0, 1)
     if output.count_logits is not None:
-        counts = output.count_logits.float().argmax(dim=-1).cpu()
-        empty = output.count_logits.float().softmax(dim=-1)[:, 0].cpu()
+        probabilities = output.count_logits.float().softmax(dim=-1).cpu()
+        empty, counts = probabilities[:, 0], probabilities.argmax(dim=-1)
+        if config.no_target_threshold is not None:
+            somebody = probabilities[:, 1:].argmax(dim=-1) + 1
+            counts = torch.where(empty >= config.no_target_threshold, 0, somebody)
     else:
         # Sigmoids, not a softmax: the public decision rule. Compared instead of argmax-ed, ties mean "has target".
         probability = output.no_target_logits.float().sigmoid().cpu()
