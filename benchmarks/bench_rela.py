@@ -12,7 +12,12 @@ import torch
 from torch.nn import functional as F
 
 from fiftyone_rexseek.models.rela import ReLAConfig, ReLANetwork
-from fiftyone_rexseek.models.rela.deformable import DeformableAttention, reference_points
+from fiftyone_rexseek.models.rela.deformable import (
+    DeformableAttention,
+    gather_and_sum,
+    reference_points,
+    sample_and_sum,
+)
 
 from .harness import Result, best_of
 
@@ -22,12 +27,12 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12}
 
 
 def run(quick: bool = False) -> list[Result]:
-    """``quick``: the tiny variant in place of Swin-B."""
+    """``quick``: the tiny variant in place of Swin-B. In full about a minute on two cores, most of it the ten images of Swin-B."""
     torch.manual_seed(0)
     variant = "tiny" if quick else "swin-base"
     network = ReLANetwork(ReLAConfig.from_variant(variant)).eval()
     results = _cpu(network, variant)
-    results.append(_deformable(quick))
+    results += _deformable(quick)
     results += _decision(quick)
     if torch.cuda.is_available():
         results += _gpu(network.cuda(), variant, (1, 4) if quick else (1, 4, 16, 64))
@@ -43,7 +48,7 @@ def _inputs(config: ReLAConfig, batch: int, device="cpu"):
 def _cpu(network: ReLANetwork, variant: str) -> list[Result]:
     note = f"{network.config.image_size}x{network.config.image_size}, float32, {torch.get_num_threads()} threads"
     results = []
-    for batch in (1, 2):
+    for batch in (1, 4):
         inputs = _inputs(network.config, batch)
 
         def call(inputs=inputs):
@@ -55,8 +60,15 @@ def _cpu(network: ReLANetwork, variant: str) -> list[Result]:
     return results
 
 
-def _deformable(quick: bool) -> Result:
-    """One deformable attention layer against nothing but its three ``grid_sample`` calls."""
+def _cpu_ms(function, repeats: int) -> float:
+    """Processor time of a call in ms, all threads together: it hardly depends on what else the machine does."""
+    function()
+    return best_of(function, repeats, cpu=True) * 1000
+
+
+@torch.inference_mode()
+def _deformable(quick: bool) -> list[Result]:
+    """One deformable attention layer, and its sampling in both ways, against nothing but its three ``grid_sample`` calls."""
     config = ReLAConfig.from_variant("tiny" if quick else "swin-base")
     dim, heads, points = config.pixel_width, config.encoder_heads, config.encoder_points
     sizes = [(config.image_size // s,) * 2 for s in (32, 16, 8)]
@@ -64,22 +76,36 @@ def _deformable(quick: bool) -> Result:
     layer = DeformableAttention(dim, heads, 3, points).eval()
     x, reference = torch.randn(1, tokens, dim), reference_points(sizes, "cpu")
     maps = [torch.randn(heads, dim // heads, h, w) for h, w in sizes]
-    grid = torch.rand(heads, tokens, points, 2) * 2 - 1
-
-    def whole():
-        with torch.inference_mode():
-            layer(x, reference, x, sizes)
+    # what the calls see: places around each query, points before queries
+    offsets = layer.sampling_offsets(x).view(1, tokens, heads, 3, points, 2)
+    grids = [
+        (2 * reference - 1 + 2 * offsets[0, :, :, i].permute(1, 2, 0, 3) / torch.tensor([w, h])).contiguous()
+        for i, (h, w) in enumerate(sizes)
+    ]
+    weights = torch.rand(1, heads, 3, points, tokens)
+    value = layer.value_proj(x).unflatten(2, (heads, -1))
 
     def floor():
-        with torch.inference_mode():
-            for m in maps:
-                F.grid_sample(m, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        for m, grid in zip(maps, grids):
+            F.grid_sample(m, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
-    floor_seconds, seconds = best_of(floor, 5), best_of(whole, 5)
-    return Result(
-        "deformable attention layer", seconds, "s", peer=f"its grid_sample calls alone: {floor_seconds:.4g} s",
-        ratio=floor_seconds / seconds, note=f"{tokens} queries, {heads} heads, {points} points; 1 = no other cost",
-    )  # fmt: skip
+    def projections():
+        for linear in (layer.value_proj, layer.sampling_offsets, layer.attention_weights, layer.output_proj):
+            linear(x)
+
+    repeats = 3 if quick else 15
+    floor_ms, linear_ms = _cpu_ms(floor, repeats), _cpu_ms(projections, repeats)
+    peer, note = f"its grid_sample calls alone: {floor_ms:.3g} ms", f"{tokens} queries, {heads} heads, {points} points; processor time"
+    parts = {
+        "deformable attention layer": (lambda: layer(x, reference, x, sizes), f"{note}; {linear_ms:.3g} ms of it are its four projections"),
+        "deformable attention, sampling and sum": (lambda: gather_and_sum(value, reference, offsets, weights, sizes), note),
+        "deformable attention, sampling and sum, differentiable": (lambda: sample_and_sum(value, reference, offsets, weights, sizes), note),
+    }
+    results = []
+    for name, (call, text) in parts.items():
+        ms = _cpu_ms(call, repeats)
+        results.append(Result(name, ms, "ms", peer=peer, ratio=floor_ms / ms, note=text))
+    return results
 
 
 def _decision(quick: bool) -> list[Result]:

@@ -95,6 +95,11 @@ def test_wrong_variant_is_named(tmp_path):
     tiny.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="rela-swin-base was asked for"):
         ReLA.from_pretrained(tmp_path, "rela-swin-base")
+    ReLA.from_pretrained(tmp_path, "rela-tiny")  # sizes of one's own
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "variant": "swin-tiny"}))
+    with pytest.raises(CheckpointError, match="rela-swin-tiny checkpoint of another size, rela-tiny was asked for"):
+        ReLA.from_pretrained(tmp_path, "rela-tiny")
     with pytest.raises(ConfigError, match="swin-huge"):
         ReLA.from_pretrained(tmp_path, "swin-huge")
 

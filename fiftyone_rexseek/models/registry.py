@@ -36,7 +36,7 @@ class ModelEntry:
         size_bytes: of the weights, where known
         parameters: number of parameters
         packaged: the weights come with this package
-        variant: the size that the weights must have, for ReLA's public checkpoints
+        variant: the size that ReLA's weights must have; "tiny": any but the public ones
     """
 
     name: str
@@ -124,6 +124,7 @@ ENTRIES: Mapping[str, ModelEntry] = {
             "Apache-2.0 (this project)",
             _PROJECT,
             packaged=True,
+            variant="tiny",
         ),
     )
 }

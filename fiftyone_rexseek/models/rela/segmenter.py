@@ -19,7 +19,7 @@ from ...referring import Selection
 from ..hub import local_folder
 from ..images import open_image
 from . import weights as weight_files
-from .config import ReLAConfig
+from .config import VARIANTS, ReLAConfig
 from .modeling import ReLANetwork
 from .outputs import answers
 from .processing import resize_image, to_selection
@@ -90,7 +90,8 @@ class ReLA:
         Args:
             folder_or_file: a folder of :meth:`save_pretrained`, a safetensors file, a public Detectron2 checkpoint
                 (``.pth``, key ``model``), a folder with one of these, or a hub repository of that layout
-            variant: what is expected (``"swin-base"``, ``"rela-r50"`` ...); by default what the file holds
+            variant: what is expected (``"swin-base"``, ``"rela-r50"`` ..., ``"tiny"`` for any size that is not public);
+                by default what the file holds
             tokenizer: a BERT tokenizer or a folder with its files; by default the folder's own, else
                 bert-base-uncased from the hub
             device: "cuda" when there is one, else "cpu"
@@ -260,7 +261,9 @@ def _configuration(folder: Path, file: Path, state: dict[str, Tensor], variant: 
     wanted = None if variant is None else ReLAConfig.from_variant(variant)
     own = ReLAConfig.load(folder) if (folder / "config.json").is_file() else None
     has = own.variant.removeprefix("rela-") if own is not None else found
-    if wanted is not None and has != wanted.variant:
+    # "tiny" stands for every size of one's own
+    other = wanted is not None and has != wanted.variant and (wanted.variant != "tiny" or has in VARIANTS)
+    if other:
         raise CheckpointError(
             f"this is a {'rela-' + has if has != 'rela' else 'ReLA'} checkpoint of another size, rela-{wanted.variant} was asked for",
             where=file,
