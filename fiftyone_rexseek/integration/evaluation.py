@@ -114,6 +114,7 @@ class MethodSpec:
         options: names and defaults of further options; they become arguments of the config
         segmentations: whether ``score`` needs masks: always, never, when the predictions are points ("points"), or a
             function of the options
+        iou: overlap from which an object counts as found, as the App shows it
         value_fields: sample fields that ``score`` needs; ``{pred}`` stands for the name of the prediction field
     """
 
@@ -124,6 +125,7 @@ class MethodSpec:
     protocols: tuple[str, ...] = ("official", "paper")
     options: Mapping[str, Any] = field(default_factory=dict)
     segmentations: bool | str | Callable[[Mapping[str, Any]], bool] = False
+    iou: float = 0.5
 
     def needs_segmentations(self, options: Mapping[str, Any], pred_path: str) -> bool:
         """Whether masks have to be read for these options and this prediction field's list."""
@@ -174,7 +176,7 @@ class ReferringEvaluationConfig(DetectionEvaluationConfig):
         if protocol not in spec.protocols:
             raise ConfigError(f"unknown protocol of {spec.name!r}", expected=" or ".join(spec.protocols), found=protocol)
         super().__init__(
-            pred_field, gt_field, iou=0.5 if iou is None else iou, classwise=False, custom_metrics=custom_metrics
+            pred_field, gt_field, iou=self.spec.iou if iou is None else iou, classwise=False, custom_metrics=custom_metrics
         )
         self.protocol = protocol
         self.candidates_field = candidates_field

@@ -366,6 +366,7 @@ GRES = MethodSpec(
     protocols=("official", "original-size", "paper"),
     options={"size": None, "no_target": None, "min_pixels": 0, "missing": "wrong", "baselines": True},
     segmentations=True,
+    iou=0.7,
     value_fields=(*_VALUES, "{pred}" + ROW),
 )
 

@@ -34,15 +34,21 @@ def open_view(app, dataset, name):
     app.page.locator("[data-cy=fo-grid] [data-cy=looker]").first.wait_for(timeout=150_000)
 
 
+def close_sample(app):
+    """Closes the open sample: the server remembers it, and the next page would open with it."""
+    app.page.keyboard.press("Escape")
+    app.page.locator("[data-cy=modal]").wait_for(state="hidden")
+
+
 def open_run(app, key):
     """Opens a run in the Model Evaluation panel, down to the charts at its end."""
-    listed = app.page.get_by_text(key, exact=True)
-    back = app.page.get_by_test_id("ArrowBackIcon")
-    listed.or_(back).first.wait_for()
-    app.page.wait_for_timeout(1500)
+    overview, back = app.page.get_by_text("Evaluate Model", exact=True), app.page.get_by_test_id("ArrowBackIcon")
+    overview.or_(back).first.wait_for()
     if back.count():  # the App opens the panel where it was left
         back.first.click()
-    listed.last.click()
+        overview.first.wait_for()
+    # the sidebar has a group of that name as well, before the panel
+    app.page.get_by_text(key, exact=True).last.click()
     app.page.get_by_text("Metric Performance", exact=False).first.wait_for()
 
 
@@ -55,6 +61,7 @@ def test_a_finished_look_on_opening(app, dataset):
     assert len(view) == 1
     app.open_sample(1)
     app.shot("humanref-modal")
+    close_sample(app)
 
 
 def test_grefcoco_on_opening(app, demo):
@@ -65,6 +72,7 @@ def test_grefcoco_on_opening(app, demo):
     app.shot("grefcoco-grid")
     app.open_sample(0)
     app.shot("grefcoco-modal")
+    close_sample(app)
     open_view(app, dataset, "nobody matches")
     count = len(dataset.match(F("num_targets") == 0))
     assert count
@@ -72,6 +80,7 @@ def test_grefcoco_on_opening(app, demo):
     app.shot("grefcoco-no-target-grid")
     app.open_sample(0)
     app.shot("grefcoco-no-target")
+    close_sample(app)
 
 
 def test_expressions_grouped_by_image(app, demo):
@@ -81,6 +90,7 @@ def test_expressions_grouped_by_image(app, demo):
         app.shot(f"by-image-{dataset.name}")
     app.open_sample(0)
     app.shot("by-image-modal")
+    close_sample(app)
 
 
 def test_evaluate_operator_writes_fields_and_a_run(app, dataset):
