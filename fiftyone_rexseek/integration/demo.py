@@ -14,7 +14,7 @@ from ..datasets.predictions import Prediction, write_predictions
 from ..datasets.scenes import write_grefcoco, write_humanref
 from ..errors import ConfigError
 from ..metrics.baselines import baseline_choices
-from ..models.registry import ENTRIES
+from ..models import registry
 from . import presentation
 from .apply import apply_expressions
 from .comparison import compare_runs, save_pair_views
@@ -67,6 +67,8 @@ def build(
         name: of the dataset in HumanRef's format; the other one is ``<name>-grefcoco``
         say: called with a line for a person before each step
     """
+    for model in MODELS.values():
+        registry.load(model)  # where torch is missing this says so before anything was drawn
     dataset, runs = _humanref(folder, num_scenes, seed, name, say)
     grefcoco, grec, gres = _grefcoco(folder, num_scenes, seed, f"{name}-grefcoco", say)
     return Demo(dataset, runs, grefcoco, grec, gres)
@@ -98,7 +100,7 @@ def _grefcoco(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
     dataset = _import(name, GRefCOCODatasetImporter(str(scenes)), say)
     models = _ask(dataset, say)
     grec = _score(dataset, models, "grec", "grec", say)
-    segmenters = [field for field in models if not ENTRIES[MODELS[field]].needs_candidates]
+    segmenters = [field for field in models if not registry.ENTRIES[MODELS[field]].needs_candidates]
     gres = _score(dataset, segmenters, "gres", "gres", say)
     _save_views(dataset, grec, models)
     return dataset, tuple(grec), tuple(gres)
@@ -140,7 +142,7 @@ def _ask(dataset: fo.Dataset, say: Say) -> list[str]:
     """Lets the packaged models answer; returns the fields written."""
     for field, model in MODELS.items():
         say(f"answering: {model}")
-        candidates = "candidates" if ENTRIES[model].needs_candidates else None
+        candidates = "candidates" if registry.ENTRIES[model].needs_candidates else None
         apply_expressions(dataset, model, field, "field:expression", candidates, progress=False)
     return list(MODELS)
 
