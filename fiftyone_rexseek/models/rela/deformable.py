@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+#: Offsets per image from which :func:`gather_and_sum` is the faster one; below, its many small steps cost more.
+GATHER_FROM = 100_000
+
 
 class DeformableAttention(nn.Module):
     """Every query samples ``points`` places of every level around its reference point.
@@ -48,7 +51,8 @@ class DeformableAttention(nn.Module):
         # Queries last: the softmax over a middle axis is vectorised; over rows of twelve it takes ten times as long.
         logits = self.attention_weights(query).float().transpose(1, 2)
         weights = logits.reshape(b, self.heads, -1, n).softmax(dim=2).unflatten(2, (self.levels, self.points))
-        sample = gather_and_sum if value.device.type == "cpu" and not torch.is_grad_enabled() else sample_and_sum
+        gathers = value.device.type == "cpu" and not torch.is_grad_enabled() and offsets[0].numel() >= GATHER_FROM
+        sample = gather_and_sum if gathers else sample_and_sum
         return self.output_proj(sample(value, reference, offsets, weights, sizes).to(query.dtype))
 
 
