@@ -95,7 +95,7 @@ def sample_and_sum(
 def gather_and_sum(
     value: Tensor, reference: Tensor, offsets: Tensor, weights: Tensor, sizes: list[tuple[int, int]]
 ) -> Tensor:
-    """The numbers of :func:`sample_and_sum`, without gradient, in a third of its time on the CPU.
+    """The numbers of :func:`sample_and_sum`, without gradient, in half of its time on the CPU.
 
     A bilinear sample is a weighted sum of four pixels, and the sum over levels and points one of four times as many.
     ``embedding_bag`` adds up weighted rows without ever writing the samples down.
