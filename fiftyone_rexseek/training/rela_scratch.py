@@ -45,7 +45,7 @@ class ScratchWeights:
     mask: float = 4.0
     dice: float = 1.0
     minimap: float = 4.0
-    count: float = 0.5
+    count: float = 1.5
     boxes: float = 0.3
     early_mask: float = 2.0
     attributes: float = 0.3
