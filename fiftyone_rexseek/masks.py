@@ -256,7 +256,9 @@ def decode_in_box(rle: RLE, box_xyxy) -> np.ndarray:
         raise DataError("RLE counts do not add up", expected=f"runs that cover {height * width} pixels")
     x0, y0, x1, y1 = pixel_window(box_xyxy, height, width)
     # runs go down the columns, so the window's columns are one stretch of them
-    inside = np.diff(np.clip(ends, x0 * height, x1 * height), prepend=x0 * height)
+    clipped = np.clip(ends, x0 * height, x1 * height)
+    inside = clipped - x0 * height
+    inside[1:] = clipped[1:] - clipped[:-1]  # np.diff with prepend takes ten times as long on short arrays
     columns = np.repeat(np.arange(len(runs)) % 2 == 1, inside).reshape(x1 - x0, height)
     return np.ascontiguousarray(columns[:, y0:y1].T)
 
