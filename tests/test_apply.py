@@ -162,10 +162,14 @@ def test_what_makes_no_sense_is_said_before_weights_load(dataset, arguments, mon
     assert not dataset.has_sample_field("p") and not dataset.list_runs()
 
 
-def test_grouped_and_patch_views_are_refused(dataset):
-    for view in (dataset.group_by("filepath"), dataset.to_patches("candidates")):
-        with pytest.raises(ConfigError, match="images"):
-            apply_expressions(view, FakeSelector(), "p")
+def test_patch_views_are_refused(dataset):
+    with pytest.raises(ConfigError, match="images"):
+        apply_expressions(dataset.to_patches("candidates"), FakeSelector(), "p")
+
+
+def test_a_view_grouped_by_image_stands_for_its_samples(dataset):
+    apply_expressions(dataset.group_by("filepath"), FakeSelector(), "p")
+    assert None not in dataset.values("p_outcome")
 
 
 def test_ground_truth_is_replaced_only_when_asked(dataset):

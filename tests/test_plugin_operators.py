@@ -148,4 +148,5 @@ def test_requirements_of_the_plugin():
     done = subprocess.run(
         [Path(sys.executable).parent / "fiftyone", "plugins", "requirements", URI, "--print"], capture_output=True, text=True
     )
-    assert "fiftyone-rexseek" in done.stdout, done.stderr
+    # what a downloaded plugin needs beside itself; test_plugin_install holds the file equal to pyproject.toml
+    assert "transformers" in done.stdout and "fiftyone>=" in done.stdout, done.stderr
