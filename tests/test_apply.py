@@ -163,7 +163,7 @@ def test_what_makes_no_sense_is_said_before_weights_load(dataset, arguments, mon
 
 
 def test_patch_views_are_refused(dataset):
-    with pytest.raises(ConfigError, match="images"):
+    with pytest.raises(ConfigError, match="patches are not samples"):
         apply_expressions(dataset.to_patches("candidates"), FakeSelector(), "p")
 
 
