@@ -318,6 +318,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "open_radius": 0.15,
         "residual_outputs": True,
         "nms_iou": 0.6,
-        "no_target_threshold": 0.42,
+        "no_target_threshold": 0.38,
     },
 }
