@@ -33,7 +33,7 @@ MODELS = {"rexseek_tiny": "rexseek-tiny", "rela_tiny": "rela-tiny"}
 #: A file by which an earlier demo's scenes are known; other data in such a folder is never removed.
 MARKER = ".rexseek-demo"
 #: Refs per scene in gRefCOCO's format; each has one to three sentences.
-REFS = 3
+REFS = 2
 
 Say = Callable[[str], None]
 
