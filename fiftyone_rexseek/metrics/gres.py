@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,16 +76,14 @@ class GresConfig:
         return OFFICIAL_SIZE if self.size == "480" else None
 
 
-@dataclass(frozen=True, slots=True)
-class MaskAnswer:
+class MaskAnswer(NamedTuple):
     """A model's answer: one merged mask (a sound RLE), and whether its head says "no target" (None: it has no head)."""
 
     mask: RLE
     no_target: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MaskTruth:
+class MaskTruth(NamedTuple):
     """What is right: the merged target mask, None for no target; ``size`` is what an answer's mask must have."""
 
     mask: RLE | None
@@ -266,46 +264,79 @@ def evaluate_gres(
 _MISSING, _SCORED, _WRONG_SIZE, _NO_VERDICT = 0, 1, 2, 3
 
 
+class _Areas:
+    """Pixels of masks that are handed in one by one and counted many at a time, which pycocotools does faster."""
+
+    BATCH = 240  # pycocotools fails beyond 255
+
+    def __init__(self):
+        self._waiting: list[RLE] = []
+        self._counted: list[np.ndarray] = [np.zeros(1, dtype=np.int64)]
+        self._number = 0
+
+    def add(self, mask: RLE) -> int:
+        """Where this mask's area will stand in :meth:`all`; 0 stands for no mask."""
+        self._waiting.append(mask)
+        self._number += 1
+        if len(self._waiting) == self.BATCH:
+            self._count()
+        return self._number
+
+    def all(self) -> np.ndarray:
+        """int64 (number of masks + 1,), the first one 0."""
+        self._count()
+        return np.concatenate(self._counted)
+
+    def _count(self) -> None:
+        from pycocotools import mask as coco  # the reader of masks has made sure that it is there
+
+        if self._waiting:
+            self._counted.append(np.asarray(coco.area(self._waiting), dtype=np.int64))
+            self._waiting = []
+
+
 def _count_pixels(pairs, config: GresConfig, log: ProblemLog) -> tuple[np.ndarray, np.ndarray, list]:
     """Per pair: number of targets, |both|, |answer|, |truth|, state, int64 (n, 5); the head's verdicts, bool (n,)."""
-    from pycocotools import mask as coco  # the reader of masks has made sure that it is there
+    from pycocotools import mask as coco
 
-    merge, area = coco.merge, coco.area
+    merge, areas = coco.merge, _Areas()
     needs_head = config.no_target == "head"
-    numbers: list[tuple[int, int, int, int, int]] = []
+    rows: list[tuple[int, int, int, int, int]] = []  # places of areas where the result has areas
     heads: list[bool] = []
     keys: list[Any] = []
-    last_mask, last_area = None, 0
+    last_mask, last_place = None, 0
     for truth, answer in pairs:
         if truth is None:
             continue
         wanted = truth.mask
         if wanted is None:
-            target_area = 0
+            target = 0
         else:
             if wanted is not last_mask:  # the sentences of one ref share their mask
-                last_mask, last_area = wanted, int(area(wanted))
-            target_area = last_area
+                last_mask, last_place = wanted, areas.add(wanted)
+            target = last_place
         keys.append(truth.key)
         heads.append(answer is not None and bool(answer.no_target))
         if answer is None:
-            numbers.append((truth.num_targets, 0, 0, target_area, _MISSING))
+            rows.append((truth.num_targets, 0, 0, target, _MISSING))
             continue
         mask = answer.mask
         size = truth.size or (wanted["size"] if wanted is not None else mask["size"])
         if mask["size"][0] != size[0] or mask["size"][1] != size[1]:
             log.add("wrong-mask-size", f"expression {truth.key}", "its mask has another size", expected=size, found=mask["size"])
-            numbers.append((truth.num_targets, 0, 0, target_area, _WRONG_SIZE))
+            rows.append((truth.num_targets, 0, 0, target, _WRONG_SIZE))
             continue
         if needs_head and answer.no_target is None:
             log.add("no-verdict", f"expression {truth.key}", "does not say whether there is a target", expected="pred_no_target")
-            numbers.append((truth.num_targets, 0, 0, target_area, _NO_VERDICT))
+            rows.append((truth.num_targets, 0, 0, target, _NO_VERDICT))
             continue
         if isinstance(mask["counts"], list):
             mask = coco.frPyObjects(mask, *size)
-        shared = int(area(merge([mask, wanted], True))) if wanted is not None else 0
-        numbers.append((truth.num_targets, shared, int(area(mask)), target_area, _SCORED))
-    return np.array(numbers, dtype=np.int64).reshape(-1, 5), np.array(heads, dtype=bool), keys
+        shared = areas.add(merge([mask, wanted], True)) if wanted is not None else 0
+        rows.append((truth.num_targets, shared, areas.add(mask), target, _SCORED))
+    numbers = np.array(rows, dtype=np.int64).reshape(-1, 5)
+    numbers[:, 1:4] = areas.all()[numbers[:, 1:4]]
+    return numbers, np.array(heads, dtype=bool), keys
 
 
 def _refuse_if_all(state: np.ndarray, config: GresConfig) -> None:
