@@ -35,6 +35,7 @@ from ..errors import ConfigError
 from . import documents, statistics
 from .columns import Columns, label_list_path, read_columns
 from .fields import flat_images
+from .schema import add_sample_fields
 
 logger = logging.getLogger(__name__)
 
@@ -229,11 +230,21 @@ class ReferringEvaluation(DetectionEvaluation):
         )
         self._scored = self.spec.score(self._columns, options)
         self._matches = _matches(self._columns, self._scored)
-        super().register_samples(samples, eval_key, dynamic=dynamic)
         if eval_key is not None:
-            for suffix, (ftype, description) in self.spec.fields.items():
-                if suffix in self._scored.fields:
-                    samples._dataset.add_sample_field(f"{eval_key}_{suffix}", ftype, description=description)
+            self._declare_fields(samples._dataset, eval_key, dynamic)
+        super().register_samples(samples, eval_key, dynamic=dynamic)
+
+    def _declare_fields(self, dataset: fo.Dataset, eval_key: str, dynamic: bool) -> None:
+        """All fields of the run at once, those that FiftyOne would add one by one included."""
+        fields = {f"{eval_key}_{suffix}": {"ftype": fo.IntField} for suffix in ("tp", "fp", "fn")}
+        for suffix, (ftype, description) in self.spec.fields.items():
+            if suffix in self._scored.fields:
+                fields[f"{eval_key}_{suffix}"] = {"ftype": ftype, "description": description}
+        if dynamic:
+            for labels in (self._columns.gt, self._columns.pred):
+                for suffix, ftype in (("", fo.StringField), ("_id", fo.StringField), ("_iou", fo.FloatField)):
+                    fields[f"{labels.list_path}.{eval_key}{suffix}"] = {"ftype": ftype}
+        add_sample_fields(dataset, fields)
 
     def evaluate(self, sample_or_frame, eval_key=None):
         """The matches of one sample, as ``(gt_label, pred_label, iou, confidence, gt_id, pred_id)`` tuples."""

@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..metrics.greg import MULTI, SINGLE, GregItem, GregResult, evaluate_greg
 from .columns import Columns, LabelColumns, label_list_path
 from .evaluation import Headline, MethodSpec, ReferringEvaluation, ReferringEvaluationConfig, Scored
+from .schema import add_sample_fields
 
 _FIELDS = {
     "score": (fo.FloatField, "METEOR of the generated expression against all expressions of these targets"),
@@ -80,8 +81,8 @@ class GREGEvaluation(ReferringEvaluation):
         self._scored = self.spec.score(self._columns, self.config.options())
         self._matches = {sample_id: [] for sample_id in self._columns.sample_ids}
         if eval_key is not None:
-            for suffix, (ftype, description) in self.spec.fields.items():
-                samples._dataset.add_sample_field(f"{eval_key}_{suffix}", ftype, description=description)
+            fields = {f"{eval_key}_{s}": {"ftype": t, "description": d} for s, (t, d) in self.spec.fields.items()}
+            add_sample_fields(samples._dataset, fields)
 
     def get_fields(self, samples, eval_key, include_custom_metrics=True):
         return self._sample_fields(samples, eval_key)
