@@ -115,6 +115,7 @@ class Selection:
         candidate_scores: float array (number of candidates,), score of every candidate when it is known
         dropped_candidates: how many candidates were left out before the model was asked
         error: why the outcome is ``failed`` or ``unparsed``
+        count: how many targets a counting model says there are, 6 = more than five; None for models that do not count
 
     Example::
 
@@ -135,6 +136,7 @@ class Selection:
     candidate_scores: np.ndarray | None = None
     dropped_candidates: int = 0
     error: str | None = None
+    count: int | None = None
 
     def __post_init__(self):
         boxes = np.asarray(self.boxes_xyxy, dtype=np.float64).reshape(-1, 4)

@@ -11,6 +11,7 @@ from fiftyone_rexseek.integration import presentation
 from fiftyone_rexseek.integration.columns import label_fields
 from fiftyone_rexseek.integration.evaluation import METHODS, config_class, evaluate_referring
 from fiftyone_rexseek.integration.report import number
+from fiftyone_rexseek.integration.selections import COUNT
 
 from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, dropdown, perform, summary_output
@@ -21,7 +22,14 @@ SHOWN = 8
 _MISSING = {
     "official": "As the authors' script: a missing answer to a rejection question counts as right",
     "wrong": "A missing answer is wrong",
+    "skip": "A sample without an answer is left out",
     "error": "Refuse when an answer is missing",
+}
+#: Output rules of GREC that need no further number.
+_OUTPUTS = {
+    "threshold": "As the authors' script: the boxes with a confidence of at least 0.7",
+    "count": "As many boxes as the model itself counts",
+    "all": "Every box of the field",
 }
 
 
@@ -42,7 +50,7 @@ class EvaluateReferring(CallableOperator):
         inputs = types.Object()
         count = len(target_images(ctx))
         pred_field = self._fields(ctx, inputs)
-        spec = self._method(ctx, inputs)
+        spec = self._method(ctx, inputs, pred_field)
         self._key(ctx, inputs, pred_field, spec.name)
         count_notice(inputs, count, "will be scored")
         return types.Property(inputs, view=types.View(label="Evaluate referring expressions"))
@@ -63,7 +71,7 @@ class EvaluateReferring(CallableOperator):
         return chosen
 
     @staticmethod
-    def _method(ctx, inputs):
+    def _method(ctx, inputs, pred_field: str | None):
         methods = available_methods()
         names = {name: config_class(name).spec.label for name in methods}
         inputs.enum("method", methods, required=True, default=methods[0], label="Metric", view=dropdown(methods, names))
@@ -74,7 +82,16 @@ class EvaluateReferring(CallableOperator):
             description="official: what the authors' script computes; paper: what the text says", view=dropdown(spec.protocols),
         )  # fmt: skip
         if "missing" in spec.options:
-            inputs.enum("missing", list(_MISSING), default="official", label="Missing answers", view=dropdown(_MISSING, _MISSING))
+            default = spec.options["missing"]
+            choices = [name for name in _MISSING if name != ("skip" if default == "official" else "official")]
+            inputs.enum("missing", choices, default=default, label="Missing answers", view=dropdown(choices, _MISSING))
+        if "output" in spec.options:
+            counts = pred_field is not None and ctx.dataset.has_sample_field(pred_field + COUNT)
+            rules = [name for name in _OUTPUTS if name != "count" or counts]
+            inputs.enum(
+                "output", rules, default=spec.options["output"], label="Which boxes are the answer",
+                view=dropdown(rules, _OUTPUTS),
+            )  # fmt: skip
         return spec
 
     @staticmethod
@@ -93,7 +110,7 @@ class EvaluateReferring(CallableOperator):
         p = ctx.params
         target = target_images(ctx)
         spec = config_class(p["method"]).spec
-        options = {name: p[name] for name in ("missing",) if name in spec.options and p.get(name)}
+        options = {name: p[name] for name in ("missing", "output") if name in spec.options and p.get(name)}
 
         def work(progress):
             results = evaluate_referring(
@@ -109,6 +126,7 @@ class EvaluateReferring(CallableOperator):
                 presentation.save_worst_first(ctx.dataset, p["eval_key"], f"{p['eval_key']}_{results.worst_field}")
             lines = [f"| {h['label']} | {number(h['value'])} |" for h in results.headlines[:SHOWN]]
             table = "\n".join([f"| {spec.label}, {results.config.protocol} | |", "|---|---|", *lines])
+            table = "\n\n".join([table, *results.summary.get("notes", ())])
             return {"summary": table, "count": len(results.samples), "eval_key": p["eval_key"]}
 
         def then(result):

@@ -144,6 +144,26 @@ def test_evaluate(dataset):
     assert dataset.count("run_score") == 3  # the replaced run's values are gone
 
 
+def test_evaluate_boxes_by_count(dataset):
+    def choices(**params):
+        found = form("evaluate_referring", dataset, pred_field="counted", method="grec", **params)
+        assert errors(found) == {}
+        return [c["value"] for c in found["type"]["properties"]["output"]["view"]["choices"]]
+
+    dataset.clone_sample_field("ground_truth", "counted")
+    assert choices() == ["threshold", "all"]
+    dataset.add_sample_field("counted_count", fo.IntField)
+    dataset.set_values("counted_count", [min(n, 6) for n in dataset.values("num_targets")])
+    assert choices() == ["threshold", "count", "all"]
+    operator = foo.get_operator(f"{URI}/evaluate_referring")
+    result = operator(dataset, pred_field="counted", method="grec", output="count", eval_key="counted_run")
+    assert "| Pr@(F1=1) | 1.000 |" in result["summary"] and "output='count'" not in result["summary"]
+    config = dataset.get_evaluation_info("counted_run").config
+    assert config.output == "count" and config.missing == "wrong"
+    result = operator(dataset, pred_field="counted", method="grec", eval_key="counted_run")
+    assert "output='count' keeps as many boxes as the model counts" in result["summary"]
+
+
 def test_requirements_of_the_plugin():
     done = subprocess.run(
         [Path(sys.executable).parent / "fiftyone", "plugins", "requirements", URI, "--print"], capture_output=True, text=True

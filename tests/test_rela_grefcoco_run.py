@@ -12,8 +12,10 @@ from pycocotools.coco import COCO
 import fiftyone_rexseek.types as frt
 from fiftyone_rexseek import masks as rle
 from fiftyone_rexseek.datasets.scenes import VOCABULARY, write_grefcoco
+from fiftyone_rexseek.errors import ConfigError
 from fiftyone_rexseek.integration.apply import apply_expressions
 from fiftyone_rexseek.integration.evaluation import evaluate_referring
+from fiftyone_rexseek.integration.reset import reset
 from fiftyone_rexseek.models.rela import ReLA, ReLAConfig, ReLANetwork
 from fiftyone_rexseek.models.rela.tokenization import build_word_tokenizer
 
@@ -177,3 +179,42 @@ def test_from_files_to_scores(journal, dataset, folder, tmp_path):
     for report in (gres, grec):  # what a dump holds
         assert json.loads(json.dumps(report))["N_acc"] == report["N_acc"]
     assert expected["N_acc"] > 0 and 0 < expected["T_acc"] < 1
+    (as_counted if journal else without_count)(dataset, field, grec_rows, expected)
+
+
+def grec_by_count(dataset, field, **options) -> dict:
+    return evaluate_referring(dataset, field, method="grec", output="count", **{"protocol": "paper", **options}).report()
+
+
+def as_counted(dataset, field, rows, expected) -> None:
+    """The model gave out as many boxes as it counted, so its count and all its boxes are the same answer."""
+    counts = dataset.values(f"{field}_count")
+    assert counts == [0 if outcome == "rejected" else 2 for outcome in dataset.values(f"{field}_outcome")]
+    found = grec_by_count(dataset, field)
+    assert {k: found[k] for k in expected} == pytest.approx(expected)
+    assert "notes" not in found
+    by_threshold = evaluate_referring(dataset, field, method="grec").report()
+    assert by_threshold["output"] == "threshold" and f"'{field}_count'" in by_threshold["notes"][0]
+
+    # what is in the field decides: the best of the boxes, or none
+    allowed = [min(c, i % 3) for i, c in enumerate(counts)]
+    dataset.set_values(f"{field}_count", allowed)
+    scores = dataset.values(f"{field}.detections.confidence")
+    best = [(t, boxes[np.argsort(s)[::-1][:n]]) for (t, boxes), s, n in zip(rows, scores, allowed)]
+    found, by_hand = grec_by_count(dataset, field), grec_by_hand(best)
+    assert {k: found[k] for k in by_hand} == pytest.approx(by_hand) and by_hand != expected
+
+    dataset.set_values(f"{field}_count", [None, *counts[1:]])
+    with pytest.raises(ConfigError, match=rf"'{field}_count'.*1 of {len(counts)} answers without"):
+        grec_by_count(dataset, field)
+    dataset.set_values(f"{field}_count", counts)
+    assert f"{field}_count" in next(g.paths for g in dataset.app_config.sidebar_groups if g.name == f"answers of {field}")
+    reset(dataset, predictions=[field])
+    assert not [name for name in dataset.get_field_schema() if name.startswith(field)]
+
+
+def without_count(dataset, field, rows, expected) -> None:
+    assert not dataset.has_sample_field(f"{field}_count")
+    with pytest.raises(ConfigError, match=f"'{field}_count'"):
+        grec_by_count(dataset, field)
+    assert "notes" not in evaluate_referring(dataset, field, method="grec").report()

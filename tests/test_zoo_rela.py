@@ -49,10 +49,17 @@ def test_through_the_zoo(folder, dataset, tmp_path):
     dataset.apply_model(model, "q", batch_size=2, num_workers=0, skip_failures=False)
     assert dataset.values("q_outcome") == dataset.values("p_outcome")
     texts = dataset.values("expression")
+    counts = model.selector.config.count_head
+    assert dataset.has_sample_field("p_count") == dataset.has_sample_field("q_count") == counts
+    if counts:
+        assert isinstance(dataset.get_field("p_count"), fo.IntField)
+        assert "more than five" in dataset.get_field("p_count").description
+        assert dataset.values("p_count") == dataset.values("q_count") and dataset.values("p_count")[2] is None
     for sample, expected in zip(dataset, model.selector.segment(dataset.first().filepath, texts)):
         if sample.p_outcome == "failed":
             continue
         assert sample.p_outcome == expected.outcome.value
+        assert not counts or (sample.p_count == expected.count and (expected.count == 0) == (expected.outcome.value == "rejected"))
         kept = sample.p if expected.outcome.value == "selected" else sample.p_rejected_mask
         truth = masks.decode(expected.merged_mask)
         assert (selections.merged_mask(kept, 90, 70) == truth).all()

@@ -68,7 +68,8 @@ def apply_expressions(
     """Asks a model expressions about samples and writes the answers.
 
     Writes, for ``label_field`` P: ``P`` (Detections; empty = nobody matches; None = no answer), ``P_outcome``, ``P_answer``,
-    ``P_error``, ``P_rejection_score`` and, for a model that segments, ``P_rejected_mask`` (what it drew although it says that
+    ``P_error``, ``P_rejection_score``; for a model that counts, ``P_count`` (int; 6 = more than five), by which the GREC rule
+    ``output="count"`` scores; for a model that segments, ``P_rejected_mask`` (what it drew although it says that
     nobody matches; the official GRES score counts that). With several expressions per sample, all boxes are in ``P``, each with its
     ``expression``; ``P_expressions``, ``P_outcomes`` and ``P_answers`` are lists in the order of the expressions, and
     ``P_outcome`` is ``failed`` if any failed, else ``selected`` if any selected. To evaluate, have one sample per (image,

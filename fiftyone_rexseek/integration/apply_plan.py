@@ -12,7 +12,16 @@ import numpy as np
 from ..errors import ConfigError
 from ..models.answering import ImageJob, Item
 from . import presentation
-from .selections import ANSWER, ERROR, OUTCOME, REJECTED_MASK, REJECTION_SCORE, CandidateLabels
+from .selections import (
+    ANSWER,
+    COUNT,
+    COUNT_DESCRIPTION,
+    ERROR,
+    OUTCOME,
+    REJECTED_MASK,
+    REJECTION_SCORE,
+    CandidateLabels,
+)
 
 #: What is read of each candidate.
 COLUMNS = ("bounding_box", "label", "confidence", "box_xyxy")
@@ -121,6 +130,13 @@ def declare_output(dataset, label_field: str, several: bool, draws: bool = False
     if draws and not several:
         dataset.add_sample_field(label_field + REJECTED_MASK, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     presentation.present_prediction(dataset, label_field)
+
+
+def declare_count(dataset, label_field: str) -> None:
+    """Adds the field of a model's count, beside the prediction's other companions; only models that count need it."""
+    if not dataset.has_sample_field(label_field + COUNT):
+        dataset.add_sample_field(label_field + COUNT, fo.IntField, description=COUNT_DESCRIPTION)
+        presentation.present_prediction(dataset, label_field)
 
 
 @dataclass(frozen=True)

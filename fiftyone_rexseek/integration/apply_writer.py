@@ -14,8 +14,10 @@ from ..geometry import to_absolute, to_relative
 from ..metrics.proposals import proposal_recall
 from ..models.answering import ItemResult
 from ..referring import Outcome
+from . import apply_plan as plan
 from .selections import (
     ANSWER,
+    COUNT,
     ERROR,
     OUTCOME,
     REJECTED_MASK,
@@ -89,6 +91,7 @@ class Writer:
         self.label, self.candidates_field = label, candidates_field
         self.mask_dir = None if mask_dir is None else Path(mask_dir)
         self.draws = False
+        self.counts = dataset.has_sample_field(label_field + COUNT)
         self.outcomes: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.num_images = self.num_samples = self.dropped = 0
@@ -127,6 +130,9 @@ class Writer:
             self._set(field_ + ANSWER, key, selection.answer)
             score = selection.rejection_score
             self._set(field_ + REJECTION_SCORE, key, None if score is None else float(score))
+            self.counts = self.counts or selection.count is not None
+            if self.counts:
+                self._set(field_ + COUNT, key, selection.count)
             if self.draws:
                 self._set(field_ + REJECTED_MASK, key, rejected_mask(selection, result.width, result.height))
 
@@ -171,6 +177,8 @@ class Writer:
         """Writes what is waiting; the outcome last, because resuming trusts it."""
         values, self._values, self._images = self._values, {}, 0
         outcome_field = self.label_field + OUTCOME
+        if self.label_field + COUNT in values:
+            plan.declare_count(self.dataset, self.label_field)
         for field_ in sorted(values, key=lambda name: name == outcome_field):
             self.dataset.set_values(field_, values[field_], key_field="id")
 

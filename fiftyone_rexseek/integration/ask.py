@@ -35,7 +35,7 @@ from .apply import DEFAULT_SAM, FALLBACK_NAMES
 from .detectors import ZooDetector, is_zoo_model, load_zoo
 from .fields import detections_fields, require_detections
 from .segmentation import ZooSegmenter
-from .selections import ANSWER, ERROR, OUTCOME, REJECTION_SCORE, CandidateLabels, to_detections
+from .selections import ANSWER, COUNT, ERROR, OUTCOME, REJECTION_SCORE, CandidateLabels, to_detections
 from .visualize import Layer, draw_annotated
 
 #: Where answers to questions about single samples are kept, so that the App draws them.
@@ -44,6 +44,8 @@ ASKED_FIELD = "asked"
 ASKED_TAG = "asked"
 #: Candidate source that is no field: transformers' Grounding DINO.
 GROUNDING_DINO = "grounding-dino"
+#: Numbers of a detector, with their labels in forms.
+THRESHOLDS = {"box_threshold": "Box threshold", "text_threshold": "Text threshold"}
 #: Models kept in memory at once; the one not used for the longest time goes first.
 _KEEP = 3
 _COLORS = {
@@ -186,6 +188,9 @@ def problems(samples, options: AskOptions) -> dict[str, str]:
             found["candidates"] = f"Neither a field nor a FiftyOne zoo model; fields: {', '.join(detections_fields(samples)) or 'none'}"
         elif ftype is not None and options.candidates not in detections_fields(samples):
             found["candidates"] = "This field holds no Detections"
+    for name in THRESHOLDS:
+        if not 0 <= getattr(options, name) <= 1:
+            found[name] = "Between 0 and 1"
     return found
 
 
@@ -409,6 +414,9 @@ def save_as_sample(dataset: fo.Dataset, asked: Asked, n: int, pred_field: str) -
     sample[pred_field + ERROR] = selection.error
     score = selection.rejection_score
     sample[pred_field + REJECTION_SCORE] = None if score is None else float(score)
+    if selection.count is not None:
+        plan.declare_count(dataset, pred_field)
+        sample[pred_field + COUNT] = selection.count
     dataset.delete_samples(same)
     dataset.add_sample(sample)
     return sample.id

@@ -24,10 +24,9 @@ from ..referring import Outcome, Target
 from .columns import Columns, LabelColumns
 from .evaluation import Headline, MethodSpec, ReferringEvaluationConfig, Scored
 from .evaluation_greg import GREGEvaluationConfig
+from .selections import COUNT
 
 _VALUES = ("image_id", "expression_id", "expression", "domain", "sub_domain", "num_targets")
-#: Suffix of the field that holds a model's count of targets.
-COUNT = "_count"
 #: Suffix of the field that keeps what a prediction file said, as JSON.
 ROW = "_row"
 
@@ -50,10 +49,15 @@ def score_grec(columns: Columns, options: Mapping[str, Any]) -> Scored:
     config = GrecConfig(
         options["protocol"], options["output"], options["score_threshold"], options["k"], missing=options["missing"]
     )
-    answers = list(_box_answers(columns))
+    count_field, counts = _counts(columns)
+    if config.output == "count":
+        _check_counts(count_field, counts, columns.answered)
+    answers = list(_box_answers(columns, counts if config.output == "count" else [None] * len(columns)))
     result = evaluate_grec(columns.gt.boxes_xyxy, answers, config)
     summary = result.as_dict()
     summary["missing"] = {"count": summary["num_unanswered"], "policy": config.missing}
+    if config.output in ("threshold", "top-k") and any(_is_count(c) and a for c, a in zip(counts, columns.answered)):
+        summary["notes"] = [_COUNT_NOTE.format(field=count_field, rule=_RULES[config.output].format(**options))]
     if options["average_precision"]:
         areas = [
             [(b[2] - b[0]) * (b[3] - b[1]) if a is None else a for a, b in zip(row, boxes.tolist())]
@@ -84,8 +88,34 @@ def score_grec(columns: Columns, options: Mapping[str, Any]) -> Scored:
     return Scored(fields, summary, _grec_headlines(summary), c.target_match, iou, "score", c.kept)
 
 
-def _box_answers(columns: Columns) -> Iterator[Answer | None]:
-    counts = next((v for name, v in columns.values.items() if name.endswith(COUNT)), [None] * len(columns))
+_RULES = {"threshold": "confidence of at least {score_threshold:g}", "top-k": "rank up to {k}"}
+_COUNT_NOTE = (
+    "The model counts the targets itself ('{field}'). This score keeps the boxes with a {rule}, whatever the count says; "
+    "output='count' keeps as many boxes as the model counts."
+)
+
+
+def _counts(columns: Columns) -> tuple[str, list[Any]]:
+    """Name and values of the field with the model's counts; None throughout where there is no such field."""
+    return next((name, values) for name, values in columns.values.items() if name.endswith(COUNT))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _check_counts(field: str, counts: list[Any], answered: list[bool]) -> None:
+    without = sum(a and not _is_count(c) for c, a in zip(counts, answered))
+    if without:
+        raise ConfigError(
+            "output='count' needs the model's own count of every answer",
+            expected=f"whole numbers in the field '{field}', 6 = more than five",
+            found=f"{without} of {sum(answered)} answers without",
+            advice="Models that count write it when they are applied (again); for others use output='threshold' or 'all'.",
+        )
+
+
+def _box_answers(columns: Columns, counts: list[int | None]) -> Iterator[Answer | None]:
     rows = zip(columns.pred.boxes_xyxy, columns.pred.scores, counts, columns.answered)
     for boxes, scores, count, answered in rows:
         # a box without confidence is what its model answered, without a doubt that could be measured
@@ -178,7 +208,9 @@ class GRECEvaluationConfig(ReferringEvaluationConfig):
 
     Args:
         output: which boxes are the answer: "threshold" (``confidence >= score_threshold``, the authors' 0.7; boxes
-            without confidence are kept), "top-k", "count" (the model's own count, in the field ``<pred_field>_count``), "all"
+            without confidence are kept), "top-k", "count" (as many of the best as the model itself counts, in the field
+            ``<pred_field>_count``; where it counts more than five, those of the threshold), "all". The default is the authors'
+            script, also for a model that has chosen its boxes by its count; the report then says so under "notes"
         score_threshold, k: for these
         missing: what an expression without an answer is: "wrong", "skip" or "error"
         baselines: whether trivial answers are scored beside it

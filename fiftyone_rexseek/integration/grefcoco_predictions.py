@@ -21,7 +21,7 @@ from ..errors import ConfigError, ProblemLog
 from ..metrics.target_masks import resize
 from ..referring import Outcome, ReferringExample
 from . import documents, presentation
-from .evaluation_grefcoco import COUNT, ROW
+from .evaluation_grefcoco import ROW
 from .importers import unpack_extra
 from .predictions import (
     LABEL,
@@ -30,6 +30,7 @@ from .predictions import (
     declare_prediction_fields,
     delete_prediction_field,
 )
+from .selections import COUNT, COUNT_DESCRIPTION
 
 TASKS = ("grec", "gres")
 
@@ -96,8 +97,7 @@ def import_grefcoco_predictions(
         delete_prediction_field(dataset, pred_field)
     declare_prediction_fields(dataset, pred_field, fo.Detections, row=task == "gres")
     if task == "grec" and not dataset.has_sample_field(pred_field + COUNT):
-        description = "How many targets the model counts; 6 = more than five"
-        dataset.add_sample_field(pred_field + COUNT, fo.IntField, description=description)
+        dataset.add_sample_field(pred_field + COUNT, fo.IntField, description=COUNT_DESCRIPTION)
     with documents.SampleUpdater(dataset) as updater:
         for sample_id, values in updates.items():
             updater.set(sample_id, values)

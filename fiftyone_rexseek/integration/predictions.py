@@ -25,6 +25,7 @@ from . import documents, presentation
 from .columns import AGREEMENT, label_list_path
 from .examples import box_of
 from .fields import flat_images
+from .selections import COMPANIONS
 
 #: Row fields that hold the model's text, first one wins.
 ANSWER_FIELDS = ("raw_response", "answer", "response")
@@ -277,5 +278,5 @@ def declare_prediction_fields(
 
 def delete_prediction_field(dataset: fo.Dataset, name: str) -> None:
     """Deletes a prediction field with its companions."""
-    names = [name, *(f"{name}_{suffix}" for suffix in ("outcome", "answer", "row"))]
+    names = [name, *(name + suffix for suffix in (*COMPANIONS, "_row"))]
     dataset.delete_sample_fields([n for n in names if dataset.has_sample_field(n)])

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import fiftyone as fo
 from fiftyone import ViewField as F
 
+from .selections import COMPANIONS
+
 logger = logging.getLogger(__name__)
 
 BY_IMAGE = "by image"
@@ -28,10 +30,6 @@ _LABELS = (
     ("candidates", "The objects a selector may choose from"),
 )
 _COLORS = {"ground_truth": "#16A34A", "candidates": "#94A3B8", "expression": "#3F5F8F", "num_targets": "#64748B"}
-#: Ends of the names of what accompanies a prediction.
-_COMPANIONS = (
-    "_outcome", "_answer", "_error", "_rejection_score", "_expressions", "_outcomes", "_answers", "_points", "_rejected_mask",
-)  # fmt: skip
 #: Colours for prediction fields, in order of appearance.
 PREDICTION_COLORS = ("#FF6D04", "#2563EB", "#C026D3", "#0891B2", "#CA8A04", "#DC2626")
 
@@ -98,7 +96,7 @@ def present_prediction(dataset: fo.Dataset, field: str) -> None:
     if active is not None and active.paths is not None and not active.exclude and field not in active.paths:
         active.paths = [*active.paths, field]
     dataset.save()
-    paths = [f"{field}{suffix}" for suffix in _COMPANIONS]
+    paths = [f"{field}{suffix}" for suffix in COMPANIONS]
     paths = [path for path in paths if dataset.has_sample_field(path)]
     if paths:
         dataset._add_paths_to_sidebar_group(paths, f"answers of {field}")

@@ -33,6 +33,8 @@ def compare(runs: Sequence[Any], digits: int = 3, console: Console | None = None
         missing = (run.summary.get("missing") or {}).get("count")
         if missing:
             console.print(f"{run.key or run.config.pred_field}: {missing} samples without an answer")
+        for note in run.summary.get("notes") or ():
+            console.print(f"{run.key or run.config.pred_field}: {note}")
     if baselines:
         _baselines(runs[0], digits, console)
 

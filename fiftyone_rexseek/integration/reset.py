@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 import fiftyone as fo
 
 from ..errors import ConfigError
+from . import selections
 from .curation import REVIEW_TAG, SOURCE_SUFFIX, undo_accept
 from .evaluation import METHODS
 from .quality import QUALITY_TAG
@@ -23,10 +24,7 @@ from .quality import VIEW as QUALITY_VIEW
 logger = logging.getLogger(__name__)
 
 #: Fields that stand beside a prediction field, by what follows its name.
-COMPANIONS = (
-    "_outcome", "_answer", "_error", "_rejection_score", "_rejected_mask", "_expressions", "_outcomes", "_answers",
-    "_candidates", "_row",
-)  # fmt: skip
+COMPANIONS = (*selections.COMPANIONS, "_candidates", "_row")
 #: Methods of custom runs by which this project records what it did.
 RUN_METHODS = ("apply_expressions", "describe_targets")
 #: Never offered, whatever stands beside them.

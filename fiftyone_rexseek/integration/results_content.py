@@ -85,6 +85,7 @@ def _notes(run: Run, kept, seen) -> list[str]:
             f" at IoU {ceiling['iou_threshold']:g}; on {ceiling['num_complete']:,} of {ceiling['num_with_targets']:,} samples"
             " with targets a selector can be entirely right."
         )
+    notes += kept["summary"].get("notes") or []
     if kept["sweep"] is None:
         notes.append("No threshold sweep: the predictions carry no confidences that could be cut.")
     if seen.num_samples != kept["num_samples"]:

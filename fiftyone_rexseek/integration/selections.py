@@ -1,8 +1,8 @@
 """A model's :class:`Selection` as FiftyOne labels, and back, without losing a pixel.
 
 For a prediction field ``P`` there are ``P`` (Detections; empty = nobody matches, None = no answer), ``P_outcome``,
-``P_answer``, ``P_error`` and ``P_rejection_score``. Each detection carries ``confidence``, ``box_xyxy`` (pixels) and, for a model that chooses among
-candidates, ``candidate`` (index) and the candidate's own label - FiftyOne's evaluations match labels, so a prediction is
+``P_answer``, ``P_error``, ``P_rejection_score`` and, for a model that counts, ``P_count``. Each detection carries ``confidence``,
+``box_xyxy`` (pixels) and, for a model that chooses among candidates, ``candidate`` (index) and the candidate's own label - FiftyOne's evaluations match labels, so a prediction is
 called what the ground truth is called. Masks are stored relative to their box, as FiftyOne wants them; where a mask reaches
 beyond its box the whole mask stays in the attribute ``segmentation`` (an RLE).
 """
@@ -29,6 +29,11 @@ DEFAULT_LABEL = "person"
 OUTCOME, ANSWER, ERROR, REJECTION_SCORE = "_outcome", "_answer", "_error", "_rejection_score"
 #: What a mask head drew although the model says that nobody matches: the official GRES score counts these pixels.
 REJECTED_MASK = "_rejected_mask"
+#: How many targets a model says there are, whatever boxes it gives; the GREC rule "count" reads it.
+COUNT = "_count"
+COUNT_DESCRIPTION = "How many targets the model counts; 6 = more than five"
+#: What may stand beside a prediction field, by the end of its name; in the order of the sidebar.
+COMPANIONS = (OUTCOME, ANSWER, ERROR, REJECTION_SCORE, COUNT, "_expressions", "_outcomes", "_answers", REJECTED_MASK)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ Both derive from ``TorchImageModel`` with a ``GetItem`` of their own, so that Fi
 read the fields. An unreadable image, an empty expression or a failing question is marked as such and never raises: in FiftyOne
 a raising item takes its whole batch with it.
 
-``apply_model(model, "P", ...)`` writes ``P`` (Detections), ``P_outcome``, ``P_answer`` and ``P_error``. FiftyOne names the fields
+``apply_model(model, "P", ...)`` writes ``P`` (Detections), ``P_outcome``, ``P_answer``, ``P_error`` and, where the model has them,
+``P_rejection_score``, ``P_rejected_mask`` and ``P_count``. FiftyOne names the fields
 of a model with several outputs ``<label_field>_<key>``; the detections' key (:class:`_TheField`) names the field itself. A
 failure writes no ``P``: on a second run over the same field an older answer would stay there beside the outcome ``failed``
 (a model cannot clear a field), which evaluations do not count; :func:`apply_expressions` clears it.
@@ -204,6 +205,8 @@ class _ReferringModel(fout.TorchImageModel):
             outputs["rejected_mask"] = drawn
         if selection.rejection_score is not None:
             outputs["rejection_score"] = float(selection.rejection_score)
+        if selection.count is not None:
+            outputs["count"] = int(selection.count)
         return {**outputs, **texts}
 
 

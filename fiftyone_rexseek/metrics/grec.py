@@ -311,4 +311,4 @@ def _columns(targets: Boxes, xyxy, counts, kept, answered, config: GrecConfig) -
 
 def answers_of(rows: Iterable[Any]) -> list[Answer | None]:
     """Answers from :class:`~fiftyone_rexseek.referring.Selection` objects; None where there was no answer."""
-    return [Answer(s.boxes_xyxy, s.scores) if s is not None and s.outcome.is_answer else None for s in rows]
+    return [Answer(s.boxes_xyxy, s.scores, s.count) if s is not None and s.outcome.is_answer else None for s in rows]

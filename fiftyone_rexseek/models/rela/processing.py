@@ -60,7 +60,7 @@ def to_selection(
     merged = foreground(resize_probabilities(probabilities, size)).cpu().numpy()
     notes = [] if answer.count is None else [f"count: {'more than 5' if answer.count > 5 else answer.count}"]
     notes += [note] if note else []
-    common: dict[str, Any] = {"rejection_score": answer.no_target_probability}
+    common: dict[str, Any] = {"rejection_score": answer.no_target_probability, "count": answer.count}
     if answer.no_target:
         if answer.count is not None:
             merged = np.zeros_like(merged)
