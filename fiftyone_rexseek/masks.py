@@ -34,14 +34,14 @@ def compress(segmentation: Segmentation, height: int, width: int) -> RLE:
     """
     coco = _coco()
     if isinstance(segmentation, Mapping):
-        size = [int(v) for v in segmentation.get("size", ())]
+        size = _size_of(segmentation)
         if size != [int(height), int(width)]:
             raise DataError("RLE does not fit its image", expected=[int(height), int(width)], found=size)
-        counts = segmentation["counts"]
+        counts = segmentation.get("counts")
+        if not isinstance(counts, list | tuple | np.ndarray | str | bytes):
+            raise DataError("RLE has no counts", expected="text or a list of run lengths", found=counts)
         if isinstance(counts, list | tuple | np.ndarray):
-            runs = np.asarray(counts)
-            if len(runs) and (runs.ndim != 1 or runs.dtype.kind not in "iu" or runs.min() < 0):
-                raise DataError("RLE counts are not run lengths", expected="whole numbers >= 0", found=counts)
+            runs = _run_lengths(counts)
             if runs.sum() != size[0] * size[1]:
                 raise DataError("RLE counts do not add up", expected=size[0] * size[1], found=int(runs.sum()))
             rle = coco.frPyObjects({"size": size, "counts": list(counts)}, *size)
@@ -50,10 +50,67 @@ def compress(segmentation: Segmentation, height: int, width: int) -> RLE:
             if isinstance(counts, str | bytes) and not _is_valid_compressed(rle):
                 raise DataError("RLE counts do not add up", expected=f"runs that cover {size[0] * size[1]} pixels")
         return _as_text(rle)
-    parts = [list(map(float, p)) for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
+    parts = [p.tolist() for p in polygon_parts(segmentation)]
     if not parts:
-        return encode(np.zeros((height, width), bool))
+        return _as_text(coco.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width))
     return _as_text(coco.merge(coco.frPyObjects(parts, height, width)))
+
+
+def _size_of(rle: RLE) -> list[int]:
+    size = rle.get("size")
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(v, int | float | np.integer) for v in size):
+        raise DataError("RLE has no size", expected="[height, width]", found=size)
+    try:
+        height, width = (int(v) for v in size)
+    except (ValueError, OverflowError) as e:
+        raise DataError("RLE has an impossible size", expected="[height, width]", found=size) from e
+    if height < 0 or width < 0 or height * width >= 2**32:  # pycocotools counts in 32 bits
+        raise DataError("RLE has an impossible size", expected="[height, width]", found=size)
+    return [height, width]
+
+
+def _run_lengths(counts: Sequence[int]) -> np.ndarray:
+    try:
+        runs = np.asarray(counts)
+    except (TypeError, ValueError, OverflowError) as e:
+        raise DataError("RLE counts are not run lengths", expected="whole numbers >= 0", found=counts) from e
+    if runs.ndim != 1 or (len(runs) and (runs.dtype.kind not in "iu" or runs.min() < 0)):
+        raise DataError("RLE counts are not run lengths", expected="whole numbers >= 0", found=counts)
+    return runs
+
+
+#: No image is that large; pycocotools walks along every edge and would not come back from one of 10^12 pixels.
+_LARGEST_COORDINATE = 2**20
+
+
+def polygon_parts(segmentation: Sequence[Sequence[float]]) -> list[np.ndarray]:
+    """The usable parts of a polygon mask, float64 arrays ``x0, y0, x1, y1, ...``.
+
+    Parts with fewer than 6 numbers or an odd count are left out, as the gRefCOCO loader does.
+
+    Raises:
+        DataError: it is no list of lists of numbers, or a number is NaN, infinite or beyond any image
+
+    Example::
+
+        >>> [p.tolist() for p in polygon_parts([[0, 0, 4, 0, 4, 4], [1, 2, 3]])]
+        [[0.0, 0.0, 4.0, 0.0, 4.0, 4.0]]
+    """
+    parts = []
+    for part in segmentation if isinstance(segmentation, list | tuple) else (segmentation,):
+        if not isinstance(part, list | tuple | np.ndarray):
+            raise DataError("mask is neither an RLE nor polygons", expected="[[x0, y0, x1, y1, ...], ...]", found=segmentation)
+        if len(part) < 6 or len(part) % 2:
+            continue
+        try:
+            numbers = np.array(part, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as e:
+            raise DataError("polygon holds something that is not a number", found=e) from e
+        # written so that NaN is too large
+        if numbers.ndim != 1 or not np.abs(numbers).max() <= _LARGEST_COORDINATE:
+            raise DataError("polygon has an impossible coordinate", expected="pixels of the image", found=part)
+        parts.append(numbers)
+    return parts
 
 
 def _as_text(rle) -> RLE:

@@ -195,6 +195,9 @@ def put(**values):
         (put(split="dev"), "unknown-split", 1),
         (put(sentences=[{"tokens": [1]}]), "bad-sentence", 1),
         (put(sentences=["text"]), "bad-sentence", 1),
+        (put(sentences=[{"sent": "half \ud800", "sent_id": 1}]), "bad-sentence", 1),
+        (put(sentences=[{"sent": "text", "sent_id": [1]}]), "bad-sentence", 1),
+        (put(ref_id={"a": 1}), "bad-ref", 1),
         (lambda r: r["ann_id"].append(-1), "mixed-no-target", 1),
         (lambda r: r["category_id"].pop(), "unequal-ids", 0),
         (drop("category_id"), "unequal-ids", 0),
@@ -244,18 +247,21 @@ def test_images_missing_on_disk_are_counted_and_skipped(tmp_path):
         ({"bbox": None}, "bad-annotation"),
         ({"image_id": 4}, "annotation-without-image"),
         ({"category_id": 9}, "unknown-category"),
+        ({"area": float("inf")}, "bad-annotation"),
+        ({"id": 2**64}, "bad-annotation"),
+        ({"id": [2]}, "bad-annotation"),
     ],
 )
 def test_bad_annotations_are_named(row, kind):
     good = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}
     log = ProblemLog()
     document = {
-        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8}, 3],
+        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8}, 3, {"id": None, "file_name": "b.jpg"}],
         "annotations": [good, {**good, "id": 2, **row}, good],
         "categories": [{"id": 3, "name": "car"}, {}],
     }
     index = index_instances(document, log)
-    assert log.counts == {kind: 1, "bad-image": 2, "bad-category": 1, "duplicate-annotation": 1}
+    assert log.counts == {kind: 1, "bad-image": 3, "bad-category": 1, "duplicate-annotation": 1}
     assert index.images[7].width is None and 1 in index.annotations
 
 

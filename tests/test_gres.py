@@ -179,6 +179,20 @@ def test_a_target_without_a_mask_leaves_its_expression_out():
     assert log.counts == {"bad-target-mask": 1} and len(result.columns.iou) == 1
 
 
+@pytest.mark.parametrize(
+    "mask",
+    ["text", 7, [7], [None], [["a"] * 6], [[0, 0, 4, float("nan"), 4, 4]], [[0, 0, 1e15, 0, 1e15, 1e15]], [[[1]] * 6],
+     {}, {"size": [16, 16]}, {"size": None, "counts": "1"}, {"size": [16, 16], "counts": [[256]]},
+     {"size": [2**20, 2**20], "counts": [2**40]}],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("protocol", ["official", "original-size"])
+def test_a_target_mask_that_is_none_leaves_its_expression_out(mask, protocol):
+    log = ProblemLog()
+    bad = ReferringExample(1, "1_1", "the dog", "a.jpg", (Target((0, 0, 4, 4), mask),), width=16, height=16)
+    assert list(truths([bad], GresConfig(protocol), log)) == [None] and log.counts == {"bad-target-mask": 1}
+
+
 def test_baselines(examples):
     some = examples["val"]
     truth = list(truths(some))

@@ -137,6 +137,16 @@ class TestBadAnnotations:
         assert examples[0].problem_kinds == (kind,) and log.counts == {kind: 1}
         assert json.dumps(humanref_row(examples[0])) == json.dumps(bad)
 
+    def test_scorer_cannot_read_what_comes_after_an_odd_box(self, tmp_path):
+        bad = row(id=2, answer_boxes=[[0, 0, ODD, 9], None], answer_segmentations=[])
+        examples, log = read(tmp_path, row(), bad, keep_odd=True)
+        assert len(examples) == 1 and log.counts == {"bad-box": 1} and "[1]" in log.problems[0].what
+
+    def test_whole_characters_in_two_halves_are_text(self, tmp_path):
+        text = json.dumps(row(referring="\U0001f600 smiling"))
+        (example,), log = read(tmp_path, text)
+        assert "\\ud83d" in text and example.expression == "\U0001f600 smiling" and not len(log)
+
     def test_scorer_reads_over_further_numbers(self, tmp_path):
         examples, _ = read(tmp_path, row(answer_boxes=[[0, 0, 9, 9, 0.5]]), keep_odd=True)
         assert examples[0].targets[0].box_xyxy == (0, 0, 9, 9) and examples[0].problem_kinds == ("bad-box",)
@@ -157,6 +167,9 @@ class TestBadAnnotations:
             row(answer_boxes=[0, 0, 9, 9]),
             row(answer_boxes=[[0, 0, 9, True]]),
             row(answer_boxes=[[0, 0, 9, 10**400]]),
+            row(answer_boxes=[[0, 0, 9, 10**20]], answer_segmentations=[]),
+            row(id=2**64),
+            row(referring="half \ud83d"),
             "[" * 100_000,
             '{"id": "a\x00"',
         ],
@@ -338,7 +351,7 @@ def good_boxes(draw):
 def good_rows(draw):
     answers = draw(st.lists(good_boxes(), max_size=4))
     fields = {
-        "id": draw(st.text(min_size=1) | st.integers()),
+        "id": draw(st.text(min_size=1) | st.integers(1 - 2**63, 2**63 - 1)),
         "image_name": draw(st.text(min_size=1).filter(str.strip)),
         "domain": draw(st.sampled_from(DOMAINS)),
         "sub_domain": draw(st.none() | st.sampled_from(sorted(SUB_DOMAINS))),

@@ -255,4 +255,4 @@ def _without_nan(value: Any) -> Any:
         return {k: _without_nan(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

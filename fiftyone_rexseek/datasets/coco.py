@@ -18,6 +18,9 @@ from typing import Any
 from ..errors import DataError, ProblemLog
 from ..referring import Target
 
+#: No image side is longer, in pixels.
+_LARGEST_SIDE = 2**31
+
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
@@ -91,6 +94,27 @@ def read_json(path: str | Path) -> Any:
         raise DataError("is not valid JSON", where=path, found=str(e), advice="Fetch or write the file again.") from e
 
 
+def is_id(value: Any) -> bool:
+    """Whether a value can be an id: text, or a whole number that a database holds.
+
+    Example::
+
+        >>> [is_id(v) for v in (7, "7", None, [7], True, 2**64, "\\ud800")]
+        [True, True, False, False, False, False, False]
+    """
+    return is_text(value) if isinstance(value, str) else type(value) is int and -(2**63) <= value < 2**63
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is text that can be stored and printed: no half characters, which JSON escapes can make."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return value.isascii() or bool(value.encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
+
+
 def read_instances(path: str | Path, problems: ProblemLog | None = None) -> InstancesIndex:
     """Index of a COCO ``instances.json``; bad annotations are logged and left out.
 
@@ -105,7 +129,7 @@ def index_instances(
 ) -> InstancesIndex:
     """:func:`read_instances` of a document that is already loaded.
 
-    Kinds of problems: ``bad-image``, ``bad-category``, ``bad-annotation``, ``duplicate-annotation``,
+    Kinds of problems: ``bad-image``, ``duplicate-image``, ``bad-category``, ``bad-annotation``, ``duplicate-annotation``,
     ``annotation-without-image``, ``unknown-category`` (tolerated: the label is then the id).
 
     Example::
@@ -137,9 +161,14 @@ def index_instances(
 def _add_categories(index: InstancesIndex, rows: Iterable, log: ProblemLog, where: str) -> None:
     for i, row in enumerate(rows):
         try:
-            index.categories[row["id"]] = str(row["name"])
+            key, name = row["id"], row["name"]
         except (KeyError, TypeError) as e:
-            log.add("bad-category", f"{where}: categories[{i}]", "has no id and name", found=e)
+            log.add("bad-category", f"{where}: categories[{i}]", "has no id and name", found=repr(e))
+            continue
+        if not is_id(key) or not is_text(name):
+            log.add("bad-category", f"{where}: categories[{i}]", "has no usable id and name", "a number and text", row)
+            continue
+        index.categories[key] = name
 
 
 def _add_images(index: InstancesIndex, rows: Iterable, log: ProblemLog, where: str) -> None:
@@ -147,12 +176,17 @@ def _add_images(index: InstancesIndex, rows: Iterable, log: ProblemLog, where: s
         try:
             image_id, name = row["id"], row["file_name"]
             size = [row.get(k) for k in ("width", "height")]
-            width, height = (int(v) if isinstance(v, int | float) and v > 0 else None for v in size)
-            hash(image_id)
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as e:
+            width, height = (int(v) if isinstance(v, int | float) and 1 <= v < _LARGEST_SIDE else None for v in size)
+        except (KeyError, TypeError, AttributeError) as e:
             log.add("bad-image", f"{where}: images[{i}]", "has no usable id, file_name, width and height", found=repr(e))
             continue
-        if not isinstance(name, str) or not name:
+        if not is_id(image_id):
+            log.add("bad-image", f"{where}: images[{i}]", "has no usable id", "a whole number", repr(image_id))
+            continue
+        if image_id in index.images:
+            log.add("duplicate-image", f"{where}: image {image_id}", "appears twice; the first one is kept")
+            continue
+        if not is_text(name) or not name.strip():
             log.add("bad-image", f"{where}: image {image_id}", "has no file name", found=name)
             continue
         index.images[image_id] = CocoImage(image_id, name, width, height)
@@ -165,18 +199,19 @@ def _add_annotations(index: InstancesIndex, rows: Iterable, log: ProblemLog, whe
         try:
             key, image_id, category_id = row["id"], row["image_id"], row["category_id"]
             x, y, w, h = (float(v) for v in row["bbox"])
-            area = float(row.get("area", w * h))
-            hash((key, image_id, category_id))
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            area = w * h if row.get("area") is None else float(row["area"])
+            if not (is_id(key) and is_id(image_id) and (category_id is None or is_id(category_id))):
+                raise ValueError(f"ids {key!r}, {image_id!r}, {category_id!r}")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
             log.add(
                 "bad-annotation", f"{where}: annotations[{i}]", "lacks a usable field",
                 expected="id, image_id, category_id, bbox [x, y, width, height]", found=repr(e),
             )  # fmt: skip
             continue
-        if not math.isfinite(x + y + w + h) or w < 0 or h < 0:
+        if not math.isfinite(x + y + w + h + area) or w < 0 or h < 0:
             log.add(
                 "bad-annotation", f"{where}: annotation {key}", "has an impossible box",
-                expected="finite [x, y, width, height], no negative size", found=row["bbox"],
+                expected="finite [x, y, width, height] and area, no negative size", found=[*row["bbox"], row.get("area")],
             )  # fmt: skip
             continue
         if key in annotations:

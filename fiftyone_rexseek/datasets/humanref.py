@@ -48,6 +48,8 @@ _REQUIRED = ("id", "image_name", "referring", "candidate_boxes", "answer_boxes")
 _OUTSIDE_TOLERANCE = 0.05
 #: No image side is longer, in pixels.
 _LARGEST = 2**31
+#: The largest whole number that a database holds.
+_LARGEST_ID = 2**63 - 1
 _NUMBERS = {int, float}
 
 
@@ -160,6 +162,9 @@ def _example(
         if not isinstance(row[name], kinds) or isinstance(row[name], bool):
             log.add("bad-field", where, f"{name} is not {wanted}", wanted, repr(row[name]))
             return None
+    if isinstance(row["id"], int) and abs(row["id"]) > _LARGEST_ID:
+        log.add("bad-field", where, "id is too large a number", "text or a whole number of 64 bits", row["id"])
+        return None
     if not row["image_name"].strip():
         log.add("bad-field", where, "image_name is empty", "a file name", repr(row["image_name"]))
         return None
@@ -214,31 +219,44 @@ def _image_size(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _box_problem(boxes: list[Any], width: int | None, height: int | None) -> tuple[str, str, Any, bool] | None:
-    """(kind, what, box, whether it cannot even be scored) of the first bad box of a list, or None."""
+    """(kind, what, box, whether it cannot even be scored) of a list's first bad box, or None.
+
+    A box that cannot even be scored comes before one that is merely odd.
+    """
+    odd = None
     for i, box in enumerate(boxes):
         if _is_plain(box, width, height):
             continue
-        try:
-            what = box_problem(box, width, height)
-        except OverflowError:
-            what = "holds a number that is too large"
-        if what is None:
-            what = _far_out(box, width, height)
-        if what is None:
-            continue
-        for phrase, kind in (
-            ("NaN", "nan-box"),
-            ("as if it were", "xywh-box"),
-            ("inverted", "inverted-box"),
-            ("no area", "empty-box"),
-            ("outside", "outside-box"),
-        ):
-            if phrase in what:
-                return kind, f"[{i}] {what}", box, False
-        # further numbers (a score, say) do not keep the scorer from reading a box
-        readable = isinstance(box, list) and len(box) > 4 and all(type(v) in _NUMBERS for v in box[:4])
-        return "bad-box", f"[{i}] {what}", box, not readable
-    return None
+        found = _one_box_problem(f"[{i}]", box, width, height)
+        if found is not None and found[3]:
+            return found
+        odd = odd or found
+    return odd
+
+
+def _one_box_problem(
+    place: str, box: Any, width: int | None, height: int | None
+) -> tuple[str, str, Any, bool] | None:
+    try:
+        what = box_problem(box, width, height)
+    except OverflowError:
+        what = "holds a number that is too large"
+    if what is None:
+        what = _far_out(box, width, height)
+    if what is None:
+        return None
+    for phrase, kind in (
+        ("NaN", "nan-box"),
+        ("as if it were", "xywh-box"),
+        ("inverted", "inverted-box"),
+        ("no area", "empty-box"),
+        ("outside", "outside-box"),
+    ):
+        if phrase in what:
+            return kind, f"{place} {what}", box, False
+    # further numbers (a score, say) do not keep the scorer from reading a box
+    readable = isinstance(box, list) and len(box) > 4 and all(type(v) in _NUMBERS for v in box[:4])
+    return "bad-box", f"{place} {what}", box, not readable
 
 
 def _is_plain(box: Any, width: int | None, height: int | None) -> bool:
@@ -253,7 +271,8 @@ def _is_plain(box: Any, width: int | None, height: int | None) -> bool:
 
 def _far_out(box: Sequence[float], width: int | None, height: int | None) -> str | None:
     if width is None or height is None:
-        return None
+        # no picture has such a size, and the database could not hold such a whole number
+        return "lies outside any image" if max(map(abs, box)) > _LARGEST else None
     dx, dy = _OUTSIDE_TOLERANCE * width, _OUTSIDE_TOLERANCE * height
     if box[0] < -dx or box[1] < -dy or box[2] > width + dx or box[3] > height + dy:
         return f"reaches far outside the {width}x{height} image"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -85,6 +86,8 @@ def read_jsonl(path: str | os.PathLike, log: ProblemLog, *, what: str = "file") 
 
 
 _UNREADABLE = object()
+#: A character escaped as one of two halves; one without the other can be stored and printed nowhere.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _lines(f) -> Iterator[bytes]:
@@ -99,7 +102,13 @@ def _lines(f) -> Iterator[bytes]:
 
 def _parse(raw: bytes, where: str, log: ProblemLog) -> Any:
     try:
-        return json.loads(raw.decode("utf-8"))
+        row = json.loads(raw.decode("utf-8"))
+        if _SURROGATE.search(raw):
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        return row
+    except UnicodeEncodeError as e:
+        half = ascii(e.object[e.start])
+        log.add("bad-encoding", where, "text holds half a character", "whole characters", f"the escape {half}")
     except UnicodeDecodeError as e:
         log.add("bad-encoding", where, "line is not UTF-8", "UTF-8 text", f"byte {raw[e.start]:#x} at {e.start}")
     except (ValueError, RecursionError) as e:

@@ -201,12 +201,10 @@ def _mask_box(target: Target, width: int | None, height: int | None) -> np.ndarr
         size = segmentation["size"]
         rle = masks.compress(segmentation, height or size[0], width or size[1])
         return masks.mask_box_xyxy(rle) if masks.area(rle) else None
-    points = [np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
+    points = [p.reshape(-1, 2) for p in masks.polygon_parts(segmentation)]
     if not points:
         return None
     corners = np.concatenate(points)
-    if not np.isfinite(corners).all():
-        return None
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
 
 

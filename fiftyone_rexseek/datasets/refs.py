@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import ConfigError, DataError, ProblemLog
 from ..referring import ReferringExample, Target
 from . import plain_pickle
-from .coco import InstancesIndex, read_json
+from .coco import InstancesIndex, is_id, is_text, read_json
 
 #: Every split that the family publishes.
 SPLITS = ("train", "val", "testA", "testB", "test")
@@ -105,6 +105,9 @@ class RefsReader:
         except TypeError as e:
             self.problems.add("bad-ref", place, "has ids that are not numbers", found=repr(e))
             return None
+        if not is_id(ref.get("ref_id", 0)):
+            self.problems.add("bad-ref", place, "has an unusable ref_id", expected="a whole number", found=repr(ref["ref_id"]))
+            return None
         if not known:
             self.problems.add("unknown-image", place, "names an image that the instances file lacks", found=image_id)
             return None
@@ -170,6 +173,12 @@ class RefsReader:
                 self.problems.add("bad-sentence", place, f"sentence {number} has no text", expected="raw or sent", found=sentence)
                 continue
             sent_id = sentence.get("sent_id", number)
+            if not is_id(sent_id):
+                self.problems.add(
+                    "bad-sentence", place, f"sentence {number} has an unusable sent_id", expected="a whole number",
+                    found=repr(sent_id),
+                )  # fmt: skip
+                continue
             key = f"{shared['ref_id']}_{sent_id}"
             if key in seen:
                 self.problems.add("duplicate-expression", place, "repeats a ref_id and sent_id; the first is kept", found=key)
@@ -202,9 +211,9 @@ def _text(sentence: Any) -> str | None:
         return None
     for key in ("raw", "sent"):
         if isinstance(sentence.get(key), str):
-            return sentence[key]
+            return sentence[key] if is_text(sentence[key]) else None
     tokens = sentence.get("tokens")
-    return " ".join(tokens) if isinstance(tokens, list) and all(isinstance(t, str) for t in tokens) and tokens else None
+    return " ".join(tokens) if isinstance(tokens, list) and all(is_text(t) for t in tokens) and tokens else None
 
 
 class RefsBuilder:

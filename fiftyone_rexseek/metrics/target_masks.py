@@ -75,10 +75,7 @@ def rasterise(segmentation, width: int, height: int, size: tuple[int, int] | Non
     if isinstance(segmentation, Mapping):
         return resize(masks.compress(segmentation, height, width), *size)
     scale = np.array([size[1] / width, size[0] / height])
-    parts = []
-    for part in segmentation:
-        if len(part) >= 6 and len(part) % 2 == 0:
-            parts.append((np.asarray(part, dtype=np.float64).reshape(-1, 2) * scale).ravel().tolist())
+    parts = [(p.reshape(-1, 2) * scale).ravel().tolist() for p in masks.polygon_parts(segmentation)]
     return masks.compress(parts, *size)
 
 
