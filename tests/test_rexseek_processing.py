@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fiftyone_rexseek.errors import CheckpointError, DataError
-from fiftyone_rexseek.models.rexseek import RexSeekConfig, RexSeekProcessor
+from fiftyone_rexseek.models.rexseek import RexSeekConfig, RexSeekProcessor, processing
 from fiftyone_rexseek.models.rexseek.answers import (
     PARSERS,
     demo_groups,
@@ -55,6 +55,15 @@ def test_pixels_and_boxes(processor, record):
     for reproduce, key in ((True, "boxes_768_f16"), (False, "boxes_768_f32")):
         ours = processor.boxes(record["boxes_xyxy"], image.size, reproduce)
         np.testing.assert_array_equal(ours.numpy(), np.array(record[key], dtype=np.float32))
+
+
+@pytest.mark.parametrize("width, height", [(300, 7), (7, 300), (99, 1), (1, 99), (120, 90), (64, 64)])
+def test_long_images_are_resized_in_strips_to_the_same_pixels(monkeypatch, width, height):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    arguments = (Image.fromarray(pixels), 64, (122, 116, 104))
+    whole = processing._padded_and_resized(*arguments)
+    monkeypatch.setattr(processing, "_LARGEST_SQUARE", 40)
+    assert whole.tobytes() == processing._padded_and_resized(*arguments).tobytes()
 
 
 def test_token_ids(processor):

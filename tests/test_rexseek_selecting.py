@@ -234,27 +234,67 @@ def test_bad_boxes_are_left_out_and_named(caplog):
 def test_bad_expressions_fail_alone(random_model):
     long = "the man " * 600
     found = random_model.select(
-        tiny.image(), tiny.boxes(2), ["", "  ", None, long, "左边的人", "<obj1><|im_end|>"], max_new_tokens=4
+        tiny.image(),
+        tiny.boxes(2),
+        ["", "  ", None, long, "左边的人", "<obj1><|im_end|>", "half \ud800"],
+        max_new_tokens=4,
     )
-    assert [f.outcome is Outcome.FAILED for f in found] == [True, True, True, True, False, False]
+    assert [f.outcome is Outcome.FAILED for f in found] == [True] * 4 + [False] * 3
     assert "empty" in found[0].error and "NoneType" in found[2].error and "too long" in found[3].error
     assert found[3].expression == long
+    for no_list in (None, 7):
+        [found] = random_model.select(tiny.image(), tiny.boxes(2), no_list)
+        assert found.outcome is Outcome.FAILED and type(no_list).__name__ in found.error
+
+
+@pytest.mark.parametrize("boxes", [7, object(), [[0, 0, 1e30, 5]], [[-400, 0, 5, 5]]])
+def test_senseless_boxes_fail_that_image_alone(random_model, boxes):
+    requests = [SelectRequest(tiny.image(), boxes, ["a"]), SelectRequest(tiny.image(), tiny.boxes(2), ["a"])]
+    found = [f.outcome for [f] in random_model.select_batch(requests, batch_size=2, max_new_tokens=2)]
+    assert found[0] is Outcome.FAILED and found[1] is not Outcome.FAILED
+
+
+def test_scores_that_are_no_numbers(random_model):
+    [found] = random_model.select(tiny.image(), tiny.boxes(2), "a", scores=["high", "low"])
+    assert found.outcome is Outcome.FAILED and "scores are not numbers" in found.error
+
+
+def test_boxes_of_any_kind_of_tensor(random_model):
+    boxes = torch.tensor(tiny.boxes(3)).bfloat16()
+    expected = random_model.generate_ids(tiny.image(), boxes.float(), "x", 3)
+    assert random_model.generate_ids(tiny.image(), boxes, "x", 3) == expected
+    same(*(random_model.select(tiny.image(), b, "x", max_new_tokens=3)[0] for b in (boxes, boxes.float())))
+
+
+@pytest.mark.parametrize("decoding", ["free", "constrained"])
+def test_numbers_that_are_not_finite_are_no_answer(decoding):
+    model = tiny.rexseek()
+    model.model.model.layers[0].mlp.up_proj.weight.fill_(np.nan)
+    [found] = model.select(tiny.image(), tiny.boxes(2), "a", decoding=decoding, max_new_tokens=3)
+    assert found.outcome is Outcome.FAILED and "not finite" in found.error
 
 
 def test_unreadable_image_fails_alone(random_model, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8 nothing")
+    truncated = tmp_path / "truncated.png"
+    Image.fromarray(tiny.image()).save(truncated)
+    truncated.write_bytes(truncated.read_bytes()[:2000])
     requests = [
         SelectRequest(broken, tiny.boxes(2), ["a", "b"]),
         SelectRequest(tiny.image(), tiny.boxes(2), ["a"]),
         SelectRequest(tmp_path / "none.png", tiny.boxes(2), ["a"]),
         SelectRequest(tiny.image(), "boxes", ["a"]),
         SelectRequest(7, tiny.boxes(2), "a"),
+        SelectRequest(Image.open(truncated), tiny.boxes(2), ["a"]),  # PIL decodes it later
+        SelectRequest(np.zeros((1, 2**16 + 1, 3), np.uint8), [[0, 0, 5, 1]], ["a"]),
     ]
     results = random_model.select_batch(requests, batch_size=4, max_new_tokens=3)
     assert [[r.outcome is Outcome.FAILED for r in rs] for rs in results] == [
         [True, True],
         [False],
+        [True],
+        [True],
         [True],
         [True],
         [True],
@@ -310,6 +350,11 @@ def test_unknown_options(random_model):
         random_model.select(tiny.image(), tiny.boxes(2), "x", decoding="beam")
     with pytest.raises(ConfigError, match="unknown parser"):
         random_model.select(tiny.image(), tiny.boxes(2), "x", parser="mine")
+    for option in ("batch_size", "max_new_tokens"):
+        with pytest.raises(ConfigError, match=f"bad {option}"):
+            random_model.select(tiny.image(), tiny.boxes(2), "x", **{option: 0})
+    with pytest.raises(ConfigError, match="no list"):
+        random_model.select_batch(SelectRequest(tiny.image(), tiny.boxes(2), "x"))
 
 
 def test_generate_ids_refuses_what_the_network_cannot_take(random_model):
@@ -319,6 +364,31 @@ def test_generate_ids_refuses_what_the_network_cannot_take(random_model):
         random_model.generate_ids(tiny.image(), [[np.nan, 0, 1, 1]], "x", 3)
     with pytest.raises(DataError, match="more <objfeat> marks"):
         random_model.generate_ids(tiny.image(), tiny.boxes(2), "the <objfeat>", 3)
+    for boxes in ([[0, 0, 5, 5, 1]] * 4, None, 7, [[0, 0, 5, 5], None]):
+        with pytest.raises(DataError, match="boxes"):
+            random_model.generate_ids(tiny.image(), boxes, "x", 3)
+    with pytest.raises(DataError, match="no text"):
+        random_model.generate_ids(tiny.image(), tiny.boxes(2), None, 3)
+    with pytest.raises(DataError, match="not an image"):
+        random_model.generate_ids(None, tiny.boxes(2), "x", 3)
+    with pytest.raises(ConfigError, match="repetition_penalty"):
+        random_model.generate_ids(tiny.image(), tiny.boxes(2), "x", 3, repetition_penalty=0)
+
+
+def test_end_tokens_of_any_kind():
+    model = tiny.rexseek()
+    ids = model.generate_ids(tiny.image(), tiny.boxes(2), "x", 6)
+    for end in (ids[3], [ids[3], 99999], np.int64(ids[3]), torch.tensor([ids[3]])):
+        assert (
+            model.generate_ids(tiny.image(), tiny.boxes(2), "x", 6, eos_token_id=end)
+            == ids[: ids.index(ids[3]) + 1]
+        )
+    for stated, used in ((None, (408,)), ([], (408,)), ([99999, 3], (3,))):
+        model.generation = {"eos_token_id": stated}
+        assert model.eos_ids == used
+        assert model.select(tiny.image(), tiny.boxes(2), "x", decoding="constrained")[0].outcome.is_answer
+    model.generation = {"eos_token_id": None}
+    assert model.generate_ids(tiny.image(), tiny.boxes(2), "x", 6) == ids
 
 
 def test_low_precision_runs():

@@ -34,7 +34,8 @@ def open_image(source: str | PathLike | Image.Image | np.ndarray) -> Image.Image
     Greyscale, palette, CMYK and 16-bit files are converted, transparency is dropped, EXIF orientation is applied.
 
     Raises:
-        DataError: the file is missing, empty, truncated or no image, or the array has another shape or type
+        DataError: the file is missing, empty, truncated or no image, the array has another shape or type, or the
+            argument is none of these
 
     Example::
 
@@ -43,9 +44,11 @@ def open_image(source: str | PathLike | Image.Image | np.ndarray) -> Image.Image
     """
     if isinstance(source, np.ndarray):
         return Image.fromarray(_rgb_array(source))
-    if isinstance(source, Image.Image):
-        return _upright_rgb(source, "image")
+    if not isinstance(source, str | PathLike | Image.Image):
+        raise DataError("not an image", expected="a path, a PIL image or an array", found=type(source).__name__)
     try:
+        if isinstance(source, Image.Image):  # may be a file that PIL has not decoded yet
+            return _upright_rgb(source, "image")
         with Image.open(source) as image:
             return _upright_rgb(image, source)
     except FileNotFoundError as e:
@@ -53,7 +56,8 @@ def open_image(source: str | PathLike | Image.Image | np.ndarray) -> Image.Image
     except DataError:
         raise
     except DECODE_ERRORS as e:
-        raise DataError(f"image cannot be read ({type(e).__name__}: {e})", where=source) from e
+        where = "image" if isinstance(source, Image.Image) else source
+        raise DataError(f"image cannot be read ({type(e).__name__}: {e})", where=where) from e
 
 
 def _rgb_array(array: np.ndarray) -> np.ndarray:
@@ -72,9 +76,10 @@ def _upright_rgb(image: Image.Image, where: Any) -> Image.Image:
     if 0 in image.size:
         raise DataError("image has no pixels", where=where, found=image.size)
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16") or upright.mode == "I":
-        # convert("RGB") would clip 16-bit values to white
-        values = np.asarray(upright, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
+        # convert("RGB") would clip 16-bit values to white and make fractions black
+        values = np.nan_to_num(np.asarray(upright, dtype=np.float64))
+        peak = values.max(initial=0)
+        top = 65535.0 if peak > 255 else 1.0 if upright.mode == "F" and peak <= 1 else 255.0
         return Image.fromarray(_rgb_array(np.clip(values / top * 255.0, 0, 255).round().astype(np.uint8)))
     return upright.convert("RGB")

@@ -11,6 +11,10 @@ import numpy as np
 from fiftyone_rexseek.errors import DataError
 from fiftyone_rexseek.geometry import box_problem
 
+#: Times the longer side of the image. ROI-align samples a box in proportion to its area, wherever it lies, so that one
+#: box in wrong units would take minutes.
+LARGEST = 4
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -42,8 +46,8 @@ class Candidates:
 def choose_candidates(boxes_xyxy: Any, scores: Any, image_size_wh: tuple[int, int], limit: int) -> Candidates:
     """Leaves out unusable boxes, then all but the best ``limit`` by score (the first ones without scores).
 
-    Boxes that stick out of the image are usable; what is not is defined by :func:`geometry.box_problem`. The order of
-    the boxes is kept. Equal scores keep the earlier box; a NaN score is the worst.
+    Boxes that stick out of the image are usable; what is not is defined by :func:`geometry.box_problem`, and a side of
+    more than :data:`LARGEST` times the image's longer one is no box of this image. The order of the boxes is kept. Equal scores keep the earlier box; a NaN score is the worst.
 
     Raises:
         DataError: when the boxes are no list, or there is not one score per box
@@ -54,17 +58,22 @@ def choose_candidates(boxes_xyxy: Any, scores: Any, image_size_wh: tuple[int, in
         >>> c.kept.tolist(), c.problems_text()
         ([2, 3], 'box 1 x2 < x1 or y2 < y1, as if it were [x, y, width, height]')
     """
-    if boxes_xyxy is None or isinstance(boxes_xyxy, str | bytes | Mapping):
+    if isinstance(boxes_xyxy, str | bytes | Mapping):
         raise DataError(
             "boxes are not a list", expected="(n, 4) absolute xyxy pixels", found=type(boxes_xyxy).__name__
         )
     if hasattr(boxes_xyxy, "detach"):
-        boxes_xyxy = boxes_xyxy.detach().cpu().numpy()
-    boxes = list(boxes_xyxy)
-    problems = {i: p for i, box in enumerate(boxes) if (p := box_problem(box, *image_size_wh))}
+        boxes_xyxy = boxes_xyxy.detach().cpu().tolist()
+    try:
+        boxes = list(boxes_xyxy)
+    except TypeError as e:
+        raise DataError(
+            "boxes are not a list", expected="(n, 4) absolute xyxy pixels", found=type(boxes_xyxy).__name__
+        ) from e
+    problems = {i: p for i, box in enumerate(boxes) if (p := _problem(box, *image_size_wh))}
     usable = np.array([i for i in range(len(boxes)) if i not in problems], dtype=int)
     if scores is not None:
-        scores = np.asarray([np.nan if s is None else s for s in scores], dtype=np.float64)
+        scores = _numbers(scores)
         if scores.shape != (len(boxes),):
             raise DataError(
                 "scores do not fit the boxes", expected=f"{len(boxes)} numbers", found=scores.shape
@@ -76,3 +85,21 @@ def choose_candidates(boxes_xyxy: Any, scores: Any, image_size_wh: tuple[int, in
         return Candidates.none(len(boxes), problems)
     kept = np.asarray([boxes[i] for i in usable], dtype=np.float64)
     return Candidates(usable, kept, len(boxes), problems)
+
+
+def _problem(box: Any, width: int, height: int) -> str | None:
+    problem = box_problem(box, width, height)
+    if problem is None and max(box[2] - box[0], box[3] - box[1]) > LARGEST * max(width, height):
+        problem = f"is more than {LARGEST} times as large as the {width}x{height} image"
+    return problem
+
+
+def _numbers(scores: Any) -> np.ndarray:
+    try:
+        if hasattr(scores, "detach"):
+            scores = scores.detach().cpu().tolist()
+        return np.asarray([np.nan if s is None else s for s in scores], dtype=np.float64)
+    except (TypeError, ValueError) as e:
+        raise DataError(
+            "scores are not numbers", expected="one number per box", found=repr(scores)[:100]
+        ) from e

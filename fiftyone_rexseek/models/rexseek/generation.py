@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from fiftyone_rexseek.errors import ConfigError
+
 from .modeling import RexSeekForSelection
 
 
@@ -98,6 +100,10 @@ class GreedyPolicy:
     """
 
     def __init__(self, eos_ids: Sequence[int], repetition_penalty: float = 1.0):
+        if not isinstance(repetition_penalty, int | float) or not repetition_penalty > 0:
+            raise ConfigError(
+                "bad repetition_penalty", expected="a positive number", found=repetition_penalty
+            )
         self.eos_ids = frozenset(eos_ids)
         self.repetition_penalty = repetition_penalty
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fiftyone_rexseek.errors import CheckpointError
+from fiftyone_rexseek.errors import CheckpointError, DataError
 
 from .config import RexSeekConfig, read_json
 from .modeling import IMAGE_MARK, OBJECT_MARK
@@ -21,6 +21,9 @@ from .modeling import IMAGE_MARK, OBJECT_MARK
 #: The wording of every public entry point; the model was trained with it.
 QUESTION = "Please detect {expression} in this image. Answer the question with object indexes."
 _MARKS = {"<image>": IMAGE_MARK, "<objfeat>": OBJECT_MARK}
+#: Longest image that is read: on its square every other side would vanish, and memory grows with it.
+LONGEST_SIDE = 2**16
+_LARGEST_SQUARE = 8192
 _OPEN, _CLOSE = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -29,15 +32,42 @@ def image_pixels(image: Image.Image, config: RexSeekConfig) -> tuple[Tensor, Ten
 
     The image is padded to a square (centred, in the mean's colour), resized with PIL's bicubic filter and normalised.
     CLIP's input is interpolated (bilinear) from that tensor, not from the image.
+
+    Raises:
+        DataError: a side of more than :data:`LONGEST_SIDE` pixels
     """
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in config.image_mean))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    levels = np.asarray(square.resize((config.image_size, config.image_size), Image.Resampling.BICUBIC))
+    colour = tuple(int(255 * m) for m in config.image_mean)
+    levels = np.asarray(_padded_and_resized(image, config.image_size, colour))
     table = _normalised_levels(config.image_mean, config.image_std)
     large = torch.from_numpy(np.stack([table[c][levels[..., c]] for c in range(3)]))
     small = F.interpolate(large[None], size=config.clip_image_size, mode="bilinear", align_corners=False)[0]
     return large, small
+
+
+def _padded_and_resized(image: Image.Image, size: int, colour: tuple[int, ...]) -> Image.Image:
+    """The image in the middle of a square, resized to (size, size).
+
+    PIL resizes rows first, then columns. A square on a very long side would not fit into memory, so there the two
+    steps are taken one by one, the first in strips of rows; the pixels are the same.
+    """
+    side, resample = max(image.size), Image.Resampling.BICUBIC
+    left, top = (side - image.width) // 2, (side - image.height) // 2
+    if side <= _LARGEST_SQUARE:
+        square = Image.new("RGB", (side, side), colour)
+        square.paste(image, (left, top))
+        return square.resize((size, size), resample)
+    if side > LONGEST_SIDE:
+        raise DataError(
+            "the image is too long", expected=f"sides of at most {LONGEST_SIDE} pixels", found=image.size
+        )
+    columns = Image.new("RGB", (size, side), colour)
+    rows = max(1, _LARGEST_SQUARE**2 // side)
+    for start in range(0, image.height, rows):
+        stop = min(start + rows, image.height)
+        strip = Image.new("RGB", (side, stop - start), colour)
+        strip.paste(image.crop((0, start, image.width, stop)), (left, 0))
+        columns.paste(strip.resize((size, stop - start), resample), (0, top + start))
+    return columns.resize((size, size), resample)
 
 
 @lru_cache
@@ -64,15 +94,25 @@ def transform_boxes(
             quarter above 256. It is the default because the published numbers were made with it, and the effect is
             small (features move by up to 0.01).
 
+    Raises:
+        DataError: they are no numbers, or not four each
+
     Example::
 
         >>> transform_boxes([[10, 20, 110, 70]], 200, 100, 768).tolist()
         [[38.40625, 268.75, 422.5, 460.75]]
     """
     if isinstance(boxes_xyxy, Tensor):
-        boxes_xyxy = boxes_xyxy.detach().cpu().numpy()
-    boxes = np.asarray(boxes_xyxy)
-    boxes = boxes.astype(np.float32 if boxes.dtype in (np.float32, np.float16) else np.float64).reshape(-1, 4)
+        boxes_xyxy = boxes_xyxy.detach().cpu()
+        boxes_xyxy = (boxes_xyxy.float() if boxes_xyxy.dtype == torch.bfloat16 else boxes_xyxy).numpy()
+    try:
+        boxes = np.asarray(boxes_xyxy)
+        boxes = boxes.astype(np.float32 if boxes.dtype in (np.float32, np.float16) else np.float64)
+    except (TypeError, ValueError) as e:
+        raise DataError("boxes are not numbers", expected="(n, 4) xyxy pixels", found=boxes_xyxy) from e
+    if boxes.size and boxes.shape[-1:] != (4,):
+        raise DataError("boxes have another shape", expected="(n, 4) xyxy pixels", found=boxes.shape)
+    boxes = boxes.reshape(-1, 4)
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     square = torch.from_numpy(xywh.astype(np.float32))
     side = max(width, height)
@@ -129,6 +169,8 @@ class RexSeekProcessor:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a piece of text, nothing added."""
+        # Half a surrogate pair (a badly decoded file) would be refused by the tokenizer.
+        text = text.encode("utf-8", "replace").decode("utf-8")
         return self.tokenizer.encode(text, add_special_tokens=False) if text else []
 
     def token_ids(self, num_boxes: int, question: str) -> list[int]:

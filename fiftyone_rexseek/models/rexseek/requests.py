@@ -11,7 +11,6 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from fiftyone_rexseek.errors import ReferringError
@@ -71,14 +70,11 @@ class Job:
 
 
 def _load(image: Any, processor: RexSeekProcessor) -> Loaded:
-    if not isinstance(image, str | PathLike | Image.Image | np.ndarray):
-        found = type(image).__name__
-        return Loaded(error=f"not an image; expected a path, a PIL image or an array; found {found}")
     try:
         image = open_image(image)
+        return Loaded(image.size, processor.pixels(image))
     except ReferringError as e:
         return Loaded(error=str(e))
-    return Loaded(image.size, processor.pixels(image))
 
 
 def load_ahead(
@@ -102,7 +98,10 @@ def load_ahead(
 
 def prepare(request: SelectRequest, loaded: Loaded, processor: RexSeekProcessor, reproduce: bool) -> Job:
     """Reads and checks one request; whatever is wrong with it ends up in its own results."""
-    expressions = [request.expressions] if isinstance(request.expressions, str) else list(request.expressions)
+    expressions = request.expressions
+    # What is no list is one expression; if it is no text either, it fails like any other.
+    alone = isinstance(expressions, str) or not isinstance(expressions, Iterable)
+    expressions = [expressions] if alone else list(expressions)
     request = SelectRequest(request.image, request.boxes_xyxy, expressions, request.scores)
     job = Job(request, [None] * len(expressions), Candidates.none(0))
     if loaded.error:

@@ -125,16 +125,20 @@ class RexSeek:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Tokens that end an answer: the generation configuration's, else the model's, else the tokenizer's."""
+        """Tokens that end an answer: the generation configuration's, else the model's, else the tokenizer's.
+
+        What lies beyond the vocabulary can never be generated and is left out.
+        """
         for value in (
             self.generation.get("eos_token_id"),
             self.config.text.get("eos_token_id"),
             self.processor.tokenizer.eos_token_id,
         ):
-            if value is not None:
-                return _as_ids(value)
+            ids = tuple(i for i in _as_ids(value) if 0 <= i < self.model.lm_head.out_features)
+            if ids:
+                return ids
         raise ConfigError(
-            "neither generation_config.json nor config.json nor the tokenizer states an end token"
+            "neither generation_config.json nor config.json nor the tokenizer states an end token of the vocabulary"
         )
 
     def select(
@@ -158,7 +162,6 @@ class RexSeek:
         Returns:
             one :class:`Selection` per expression, in order
         """
-        expressions = [expressions] if isinstance(expressions, str) else list(expressions)
         return self.select_batch([SelectRequest(image, boxes_xyxy, expressions, scores)], **options)[0]
 
     def select_batch(
@@ -200,6 +203,13 @@ class RexSeek:
             raise ConfigError("unknown decoding", expected=f"one of {_DECODINGS}", found=decoding)
         if parser not in PARSERS:
             raise ConfigError("unknown parser", expected=f"one of {tuple(PARSERS)}", found=parser)
+        for option, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+            if value is not None and value < 1:
+                raise ConfigError(f"bad {option}", expected="a whole number of at least 1", found=value)
+        if not isinstance(requests, Iterable):
+            raise ConfigError(
+                "requests are no list", expected="a list of SelectRequest", found=type(requests).__name__
+            )
         if batch_size is None:
             batch_size = 1 if self.device.type == "cpu" else 16
         if workers is None:
@@ -238,9 +248,11 @@ class RexSeek:
             repetition_penalty: on generated tokens only; by default the generation configuration's, else 1
 
         Raises:
-            DataError: for an unreadable image, no boxes, boxes that are not finite, or more ``<objfeat>`` marks in
-                the question than there are boxes
+            DataError: for an unreadable image, no boxes, boxes that are not finite, a question that is no text, or
+                more ``<objfeat>`` marks in it than there are boxes
         """
+        if not isinstance(question, str):
+            raise DataError("the question is no text", found=type(question).__name__)
         image = open_image(image)
         boxes = self.processor.boxes(boxes_xyxy, image.size, self.reproduce)
         if not len(boxes) or not boxes.isfinite().all():
@@ -251,7 +263,7 @@ class RexSeek:
         pixels = [p[None] for p in self.processor.pixels(image)]
         image_tokens, object_tokens = self._encode(pixels, [boxes])
         if eos_token_id is None:
-            eos_token_id = self.generation.get("eos_token_id", ())
+            eos_token_id = self.generation.get("eos_token_id")
         if repetition_penalty is None:
             repetition_penalty = self.generation.get("repetition_penalty") or 1.0
         policy = GreedyPolicy(_as_ids(eos_token_id), repetition_penalty)
@@ -351,6 +363,11 @@ class RexSeek:
         forced_rejection: bool,
     ) -> Selection:
         expression, kept = job.request.expressions[i], job.candidates.kept
+        if not np.isfinite(row.watched).all():
+            error = (
+                "the network computed numbers that are not finite; try dtype='float32', and check the weights"
+            )
+            return Selection.failed(expression, error)
         confidence = answer_confidence(row.ids, row.watched, columns, self.processor, len(kept))
         candidate_scores = np.full(job.candidates.total, np.nan)
         candidate_scores[kept] = confidence.candidates
@@ -392,5 +409,7 @@ def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return next((k for k in range(shortest) if any(row[k] != rows[0][k] for row in rows)), shortest)
 
 
-def _as_ids(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value)
+def _as_ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return tuple(int(i) for i in np.asarray(value, dtype=np.int64).reshape(-1))
