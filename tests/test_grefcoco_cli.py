@@ -86,8 +86,28 @@ def test_refusals():
         call("gres", *refs, *pred, "--refcoco-refs", "x")
     with pytest.raises(DataError, match="another split or data set"):
         call("gres", *refs, "--pred", DATA / "gres_predictions_480_refcoco_val.json", "--split", "testA")
+    for task, other in (("grec", "gres_predictions_480.json"), ("gres", "grec_predictions.json")):
+        with pytest.raises(DataError, match=r"none of the .* answers can be used.*another task"):
+            call(task, *refs, "--pred", DATA / other, "--split", "val")
     with pytest.raises(DataError, match="no sentence"):
         call("gres", *refs, *pred, "--strict")
+
+
+@pytest.mark.parametrize("content", [None, "", "[" * 200_000, b"\xff", "{}", "[]", "[7]"], ids=str)
+def test_a_file_that_is_none_is_named(tmp_path, content):
+    path = tmp_path / "file.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    pred = ["--pred", DATA / "grec_predictions.json"]
+    for call_it in (
+        ["grec", "--refs", REFS, "--pred", path],
+        ["grec", "--refs", REFS, "--instances", path, *pred],
+        ["greg", "--items", path],
+    ):
+        with pytest.raises(DataError, match=r"file\.json"):
+            call(*call_it)
 
 
 def test_scoring_loads_neither_fiftyone_nor_torch(tmp_path):

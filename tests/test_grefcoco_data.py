@@ -298,15 +298,17 @@ def test_bad_box_predictions_are_named_and_count_as_no_answer(tmp_path):
     rows[6]["outcome"] = "failed"
     rows[7]["boxes_xyxy"], rows[7]["scores"] = [], []
     rows[8]["ref_id"] = 123456
+    rows[10]["boxes_xyxy"][0] = [9, 9, 2, 2]
+    rows[11]["boxes_xyxy"][0][0] = 10**400
     rows += [rows[9], 5, {}, {"ref_id": []}, {"ref_id": [], "sent_id": 1}]
     log = ProblemLog()
     answers = list(box_rows(pairs(tmp_path, rows, log), log))
     assert log.counts == {
-        "bad-scores": 3, "bad-boxes": 2, "bad-count": 1, "no-answer": 1, "missing-prediction": 1,
+        "bad-scores": 3, "bad-boxes": 3, "inverted-box": 1, "bad-count": 1, "no-answer": 1, "missing-prediction": 1,
         "unknown-expression": 1, "duplicate-row": 1, "bad-row": 4,
     }  # fmt: skip
     assert [a is None for a in answers[:9]] == [True] * 7 + [False, True]
-    assert answers[7].boxes_xyxy.shape == (0, 4)
+    assert answers[7].boxes_xyxy.shape == (0, 4) and answers[10] is not None and answers[11] is None
 
 
 def test_bad_mask_predictions_are_named_and_count_as_no_answer(tmp_path):

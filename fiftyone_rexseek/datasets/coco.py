@@ -90,7 +90,9 @@ def read_json(path: str | Path) -> Any:
             return json.loads(path.read_bytes())
     except FileNotFoundError as e:
         raise DataError("no such file", where=path, advice="Check the path.") from e
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except OSError as e:  # a folder, most often
+        raise DataError("cannot be read", where=path, expected="a JSON file", found=e.strerror or e) from e
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise DataError("is not valid JSON", where=path, found=str(e), advice="Fetch or write the file again.") from e
 
 

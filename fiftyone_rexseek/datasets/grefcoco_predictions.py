@@ -11,8 +11,9 @@ A row whose ``outcome`` is ``failed`` or ``unparsed`` holds no answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +165,32 @@ def box_rows(pairs: Iterable[tuple[ReferringExample, Any]], problems: ProblemLog
     """Checks GREC rows: None where there is no usable answer.
 
     Kinds of problems: ``no-answer`` (the row says so), ``bad-boxes``, ``bad-scores`` (missing, NaN, or not one per
-    box), ``bad-count``.
+    box), ``bad-count``; ``inverted-box`` (the answer stays, the box matches nothing).
+
+    Raises:
+        DataError: at the end, when there were rows and not one could be used: most likely a file of another task
     """
-    for example, row in pairs:
-        yield None if row is None else _box_row(row, f"expression {example.expression_id}", problems)
+    checked = ((row, None if row is None else _box_row(row, _where(example), problems)) for example, row in pairs)
+    return _some_usable(checked, problems, "boxes_xyxy and scores")
+
+
+def _where(example: ReferringExample) -> str:
+    return f"expression {example.expression_id}"
+
+
+def _some_usable(checked: Iterable[tuple[Any, Any]], problems: ProblemLog, expected: str) -> Iterator[Any]:
+    """Passes on what was found in each row, until the rows end and none of them was any good."""
+    rows = usable = 0
+    for row, found in checked:
+        rows += row is not None and row.get("outcome") not in _NO_ANSWER
+        usable += found is not None
+        yield found
+    if rows and not usable:
+        bad = next((p for p in problems if p.kind.startswith("bad-")), None)
+        raise DataError(
+            f"none of the {rows} answers can be used", expected=f"rows with {expected}", found=bad,
+            advice="Is this a prediction file of another task?",
+        )  # fmt: skip
 
 
 def _box_row(row: Mapping[str, Any], where: str, log: ProblemLog) -> BoxRow | None:
@@ -180,7 +203,7 @@ def _box_row(row: Mapping[str, Any], where: str, log: ProblemLog) -> BoxRow | No
             boxes = boxes.reshape(0, 4)
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
             raise ValueError("not n times four finite numbers")
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         log.add("bad-boxes", where, "has unusable boxes", expected="boxes_xyxy, finite [x1, y1, x2, y2]", found=repr(e))
         return None
     try:
@@ -189,13 +212,19 @@ def _box_row(row: Mapping[str, Any], where: str, log: ProblemLog) -> BoxRow | No
             raise ValueError(f"{scores.size} scores for {len(boxes)} boxes")
         if not np.isfinite(scores).all():
             raise ValueError("a score is NaN or infinite")
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         log.add("bad-scores", where, "has unusable scores", expected="one finite number per box", found=repr(e))
         return None
     count = row.get("count_class")
     if count is not None and (type(count) is not int or not 0 <= count <= 6):
         log.add("bad-count", where, "has an impossible count_class", expected="0...6", found=count)
         return None
+    inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
+    if inverted.any():
+        log.add(
+            "inverted-box", where, "has boxes with x2 < x1 or y2 < y1; they match nothing",
+            expected="[x1, y1, x2, y2] in pixels", found=boxes[inverted][0].tolist(),
+        )  # fmt: skip
     return BoxRow(boxes, scores, count)
 
 
@@ -203,34 +232,33 @@ def mask_rows(pairs: Iterable[tuple[ReferringExample, Any]], problems: ProblemLo
     """Checks GRES rows, a few hundred at a time: None where there is no usable answer.
 
     Kinds of problems: ``no-answer``, ``bad-mask``, ``bad-verdict`` (``pred_no_target`` is not true or false).
+
+    Raises:
+        DataError: as :func:`box_rows`
     """
-    batch: list[tuple[str, Any]] = []
-    for example, row in pairs:
-        batch.append((f"expression {example.expression_id}", row))
-        if len(batch) == _BATCH:
-            yield from _mask_rows(batch, problems)
-            batch = []
-    yield from _mask_rows(batch, problems)
+    return _some_usable(_mask_rows(pairs, problems), problems, "segmentation, a COCO RLE")
 
 
-def _mask_rows(batch: Sequence[tuple[str, Any]], log: ProblemLog) -> Iterator[MaskRow | None]:
-    rles = [None if row is None else row.get("segmentation") for _, row in batch]
-    for (where, row), rle, wrong in zip(batch, rles, rle_problems(rles)):
-        if row is None:
-            yield None
-        elif row.get("outcome") in _NO_ANSWER:
-            log.add("no-answer", where, "holds no answer", found=row["outcome"])
-            yield None
-        elif wrong is not None:
-            log.add("bad-mask", where, f"its mask {wrong}", expected="segmentation, a COCO RLE")
-            yield None
-        else:
-            verdict = row.get("pred_no_target")
-            if verdict not in (True, False, None):
-                log.add("bad-verdict", where, "has an unusable pred_no_target", expected="true or false", found=verdict)
-                yield None
-            else:
-                yield MaskRow(rle, None if verdict is None else bool(verdict))
+def _mask_rows(pairs: Iterable[tuple[ReferringExample, Any]], log: ProblemLog) -> Iterator[tuple[Any, MaskRow | None]]:
+    pairs = iter(pairs)
+    while batch := list(islice(pairs, _BATCH)):
+        rles = [None if row is None else row.get("segmentation") for _, row in batch]
+        for (example, row), rle, wrong in zip(batch, rles, rle_problems(rles)):
+            yield row, None if row is None else _mask_row(row, rle, wrong, _where(example), log)
+
+
+def _mask_row(row: Mapping[str, Any], rle: Any, wrong: str | None, where: str, log: ProblemLog) -> MaskRow | None:
+    if row.get("outcome") in _NO_ANSWER:
+        log.add("no-answer", where, "holds no answer", found=row["outcome"])
+        return None
+    if wrong is not None:
+        log.add("bad-mask", where, f"its mask {wrong}", expected="segmentation, a COCO RLE")
+        return None
+    verdict = row.get("pred_no_target")
+    if verdict not in (True, False, None):
+        log.add("bad-verdict", where, "has an unusable pred_no_target", expected="true or false", found=verdict)
+        return None
+    return MaskRow(rle, None if verdict is None else bool(verdict))
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..datasets.coco import read_json
+from ..datasets.coco import is_text, read_json
 from ..errors import DataError, MissingDependencyError, ProblemLog
 from ..referring import ReferringExample
 
@@ -118,9 +118,9 @@ def read_items(path: str | Path, problems: ProblemLog | None = None) -> list[Gre
         key, references, hypothesis = row.get("id", i), row.get("references"), row.get("hypothesis")
         if row.get("subset") not in (SINGLE, MULTI):
             log.add("bad-item", where, "has no subset", expected=f"{SINGLE} or {MULTI}", found=row.get("subset"))
-        elif not isinstance(references, list) or not references or not all(isinstance(r, str) for r in references):
+        elif not isinstance(references, list) or not references or not all(map(is_text, references)):
             log.add("bad-item", where, "has no references", expected="a list of texts", found=references)
-        elif not isinstance(hypothesis, str):
+        elif not is_text(hypothesis):
             log.add("missing-hypothesis", where, "has no hypothesis", expected="a text, maybe empty", found=hypothesis)
         elif not isinstance(key, str | int):
             log.add("bad-item", where, "has no usable id", expected="text or number", found=key)
@@ -128,6 +128,11 @@ def read_items(path: str | Path, problems: ProblemLog | None = None) -> list[Gre
             log.add("duplicate-item", where, "repeats an id; the first one is kept", found=key)
         else:
             items[key] = GregItem(key, row["subset"], tuple(references), hypothesis)
+    if not items:
+        raise DataError(
+            f"none of the {len(rows)} items can be scored", where=path,
+            expected="a list of objects with id, subset, references and hypothesis", found=next(iter(log), "an empty list"),
+        )  # fmt: skip
     return list(items.values())
 
 
