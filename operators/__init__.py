@@ -16,7 +16,10 @@ except ImportError:
     importlib.import_module("fiftyone_rexseek")
 
 #: Modules whose operators and panels are registered; their names must also be in fiftyone.yml.
-MODULES = ("data", "evaluate", "apply", "curation", "visualize", "describe", "quality", "train", "reset", "referring_panel", "results_panel", "compare")
+# fmt: off
+MODULES = ("data", "predictions", "evaluate", "apply", "curation", "visualize", "describe", "quality", "train", "reset",
+           "referring_panel", "results_panel", "compare")
+# fmt: on
 
 
 def classes():

@@ -13,10 +13,11 @@ from fiftyone_rexseek.integration import ask as asking
 from fiftyone_rexseek.integration.apply import apply_expressions
 from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.registry import ENTRIES
+from fiftyone_rexseek.referring import Outcome
 
 from .base import config, invalid, reload
-from .calling import CallableOperator, count_notice, perform, plural
-from .choices import may_replace
+from .calling import CallableOperator, count_notice, perform, plural, summary_output
+from .choices import choose_field, may_replace
 from .layout import paragraphs
 from .targets import target_images
 
@@ -54,7 +55,7 @@ class ApplyExpressions(CallableOperator):
             if "weights" in problems:
                 invalid(weights, problems["weights"])
             if ENTRIES[model].needs_candidates:
-                self._candidates(ctx, inputs, problems.get("candidates"))
+                self._candidates(ctx, inputs, problems)
         self._output(ctx, inputs, target, model)
         count_notice(inputs, len(target), f"will be asked {choice}" if choice else "in the target")
         return types.Property(inputs, view=types.View(label="Apply expressions"))
@@ -68,12 +69,8 @@ class ApplyExpressions(CallableOperator):
         default = "field" if "expression" in text_fields else "text"
         inputs.enum("expressions_from", kinds.values(), default=default, required=True, label="Expressions", view=kinds)
         if (ctx.params.get("expressions_from") or default) == "field":
-            fields = types.DropdownView()
-            for name in text_fields:
-                fields.add_choice(name, label=name)
-            start = "expression" if "expression" in text_fields else None
-            inputs.enum("expression_field", fields.values(), default=start, required=True, label="Field", view=fields)
-            name = ctx.params.get("expression_field") or start
+            nothing = "This dataset has no field of texts: type the expressions instead"
+            _, name = choose_field(ctx, inputs, "expression_field", text_fields, "Field", usual="expression", nothing=nothing)
             return f"the text in its field '{name}'" if name else None
         box = types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=3)
         prop = inputs.str("text", label="Expressions, one a line", required=True, view=box)
@@ -83,7 +80,7 @@ class ApplyExpressions(CallableOperator):
         return plural(len(lines), "expression")
 
     @staticmethod
-    def _candidates(ctx, inputs, problem: str | None) -> None:
+    def _candidates(ctx, inputs, problems: dict[str, str]) -> None:
         known = detections_fields(ctx.dataset)
         sources = types.AutocompleteView(allow_user_input=True)
         for name in known:
@@ -94,12 +91,14 @@ class ApplyExpressions(CallableOperator):
             "candidates", default=default, required=True, view=sources, label="Candidates",
             description="A field of boxes, grounding-dino, or the name of a FiftyOne zoo detector",
         )  # fmt: skip
-        if problem:
-            invalid(prop, problem)
+        if "candidates" in problems:
+            invalid(prop, problems["candidates"])
         elif (ctx.params.get("candidates") or default) not in known:
             inputs.str("prompt", label="The detector looks for", description="Empty: the nouns of the expressions (spaCy)")
-            inputs.float("box_threshold", label="Box threshold", default=0.25, min=0, max=1, view=types.SliderView())
-            inputs.float("text_threshold", label="Text threshold", default=0.25, min=0, max=1, view=types.SliderView())
+            for name, label in asking.THRESHOLDS.items():
+                prop = inputs.float(name, label=label, default=0.25, min=0, max=1)
+                if name in problems:
+                    invalid(prop, problems[name])
         inputs.bool("masks", label="Masks for the selected boxes (SAM)", default=False)
 
     @staticmethod
@@ -120,13 +119,12 @@ class ApplyExpressions(CallableOperator):
         from_field = p.get("expressions_from") == "field"
         expressions = f"field:{p['expression_field']}" if from_field else asking.split_lines(p.get("text"))
         target = target_images(ctx)
-        source = None
-        if needs:
-            is_field = target.has_sample_field(options.candidates)
-            source = options.candidates if is_field else asking.make_proposer(options)
         label_field = p.get("label_field") or options.model.replace("-", "_")
 
         def work(progress):
+            source = options.candidates if needs else None
+            if needs and not target.has_sample_field(source):
+                source = asking.make_proposer(options)
             summary = apply_expressions(
                 target,
                 options.model,
@@ -152,11 +150,7 @@ class ApplyExpressions(CallableOperator):
         return f"Ask {ctx.params.get('model')} about the expressions"
 
     def resolve_output(self, ctx):
-        outputs = types.Object()
-        outputs.str("summary", label="Summary", view=types.MarkdownView(read_only=True))
-        for name in ("selected", "rejected", "unparsed", "failed"):
-            outputs.int(name, label=name)
-        return types.Property(outputs, view=types.View(label="Asked"))
+        return summary_output(ctx, "Asked", *((o.value, o.value.capitalize()) for o in Outcome))
 
 
 def _options(ctx, model: str) -> asking.AskOptions:

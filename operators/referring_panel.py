@@ -95,6 +95,9 @@ class ReferringPanel(foo.Panel):
         ctx.ops.notify(f"{len(asked.selections)} question(s) saved as samples tagged 'asked'", variant="success")
         ctx.ops.reload_dataset()
 
+    def check(self, ctx):
+        """Draws the form again, which says what is wrong with it."""
+
     def repeat(self, ctx):
         """Asks a line of the history again, about the open sample."""
         entry = self._history(ctx)[int(ctx.params["row"])]
@@ -112,7 +115,8 @@ class ReferringPanel(foo.Panel):
         """Opens the operator with what the panel's form says."""
         expressions = ctx.panel.get_state("form.expressions") or ""
         params = {k: v for k, v in asdict(self._options(ctx)).items() if v is not None}
-        params |= {"expressions_from": "text" if expressions.strip() else "field", "text": expressions}
+        if expressions.strip():
+            params |= {"expressions_from": "text", "text": expressions}
         ctx.prompt(f"{PLUGIN}/apply_expressions", params=params)
 
     @staticmethod
@@ -148,7 +152,7 @@ class ReferringPanel(foo.Panel):
             number = f"{n + 1} ({asking.color_name(n)}). " if len(asked.selections) > 1 else ""
             raw = f"\n\n`{selection.answer}`" if selection.answer else ""
             dropped = f"\n\n{selection.dropped_candidates} candidates left out" if selection.dropped_candidates else ""
-            lines.append(f"**{number}{_plain(selection.expression)}**: {asking.in_words(selection)}{raw}{dropped}")
+            lines.append(f"**{number}{_plain(selection.expression)}**: {_plain(asking.in_words(selection))}{raw}{dropped}")
         candidates = asked.result.candidates_xyxy
         among = f" among {len(candidates)} candidates" if candidates is not None else ""
         ctx.panel.set_state("answers", "\n\n".join(lines))
@@ -219,17 +223,18 @@ class ReferringPanel(foo.Panel):
         form.str(
             "expressions",
             label="Expressions, one a line",
-            view=types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=2),
+            view=types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=3),
         )
         options = self._options(ctx)
         models = types.DropdownView(space=_COLUMNS)
         for entry in ENTRIES.values():
             models.add_choice(entry.name, label=entry.name, description=entry.description)
-        form.enum("model", models.values(), view=models, default=options.model, label="Model")
+        form.enum("model", models.values(), view=models, default=options.model, label="Model", on_change=self.check)
         problems = asking.problems(ctx.dataset, options)
         weights = form.str(
-            "weights", label="Local weights (empty: its own)", default=options.weights, view=types.TextFieldView(space=_COLUMNS)
-        )
+            "weights", label="Local weights", default=options.weights, on_change=self.check,
+            view=types.TextFieldView(space=_COLUMNS, placeholder="the model's own"),
+        )  # fmt: skip
         _mark(weights, problems.get("weights"))
         if not ENTRIES[options.model].needs_candidates:
             return form
@@ -238,12 +243,17 @@ class ReferringPanel(foo.Panel):
         for name in known:
             sources.add_choice(name, label=name, description="boxes of this field")
         sources.add_choice(asking.GROUNDING_DINO, label=asking.GROUNDING_DINO, description="boxes found by a detector")
-        candidates = form.str("candidates", view=sources, default=options.candidates, label="Candidates: a field, or a detector")
+        candidates = form.str("candidates", view=sources, default=options.candidates, label="Candidates", on_change=self.check)
         _mark(candidates, problems.get("candidates"))
         if options.candidates not in known:
-            form.str("prompt", label="The detector looks for (empty: the nouns of the expressions)", default="")
-            form.float("box_threshold", label="Box threshold", default=0.25, min=0, max=1, view=types.SliderView())
-            form.float("text_threshold", label="Text threshold", default=0.25, min=0, max=1, view=types.SliderView())
+            prompt = types.TextFieldView(space=_COLUMNS, placeholder="the nouns of the expressions")
+            form.str("prompt", label="The detector looks for", default="", view=prompt)
+            for name, label in asking.THRESHOLDS.items():
+                prop = form.float(
+                    name, label=label, default=getattr(options, name), min=0, max=1, on_change=self.check,
+                    view=types.FieldView(space=_COLUMNS),
+                )  # fmt: skip
+                _mark(prop, problems.get(name))
         form.bool("masks", label="Masks (SAM)", default=False, view=types.CheckboxView())
         return form
 

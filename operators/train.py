@@ -15,8 +15,8 @@ from fiftyone_rexseek.models.registry import ENTRIES
 from .base import config, invalid
 from .calling import CallableOperator, count_notice, dropdown
 from .layout import paragraphs
+from .paths import folder_problem
 from .targets import target_images
-from .visualize import folder_problem
 
 _STARTS = tuple(e.name for e in ENTRIES.values() if e.family == "rexseek")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from fiftyone.operators import types
 
 from fiftyone_rexseek.integration.fields import detections_fields, prediction_fields
@@ -12,6 +9,7 @@ from fiftyone_rexseek.integration.visualize import save_annotated
 
 from .base import config, invalid
 from .calling import CallableOperator, count_notice, dropdown, perform, plural
+from .paths import folder_to_write
 from .targets import target_images
 
 #: A field of texts is offered as the title; a picture without one is fine.
@@ -35,7 +33,10 @@ class SaveAnnotated(CallableOperator):
     def resolve_input(self, ctx):
         inputs = types.Object()
         count = len(target_images(ctx))
-        self._folder(ctx, inputs)
+        folder_to_write(
+            ctx, inputs, "output_dir", "pictures of the same samples are replaced",
+            label="Folder", description="On the machine where FiftyOne runs",
+        )  # fmt: skip
         self._fields(ctx, inputs)
         titles = [_NO_TITLE, *_text_fields(ctx.dataset)]
         default = "expression" if "expression" in titles else _NO_TITLE
@@ -43,18 +44,6 @@ class SaveAnnotated(CallableOperator):
         inputs.bool("draw_masks", default=True, label="Draw masks")
         count_notice(inputs, count, "will be drawn, one PNG each")
         return types.Property(inputs, view=types.View(label="Save annotated pictures"))
-
-    @staticmethod
-    def _folder(ctx, inputs: types.Object) -> None:
-        prop = inputs.str("output_dir", required=True, label="Folder", description="On the machine where FiftyOne runs")
-        text = ctx.params.get("output_dir")
-        if not text:
-            return
-        problem = folder_problem(text)
-        if problem:
-            invalid(prop, problem)
-        elif Path(text).expanduser().is_dir() and any(Path(text).expanduser().iterdir()):
-            inputs.view("not_empty", types.Notice(label="The folder holds files; pictures of the same samples are replaced"))
 
     @staticmethod
     def _fields(ctx, inputs: types.Object) -> None:
@@ -99,21 +88,6 @@ class SaveAnnotated(CallableOperator):
         outputs = types.Object()
         outputs.str("summary", label="Saved", view=types.MarkdownView(read_only=True))
         return types.Property(outputs, view=types.View(label="Annotated pictures"))
-
-
-def folder_problem(text: str) -> str | None:
-    """Why nothing can be written to this folder, or None."""
-    path = Path(text).expanduser()
-    if not path.is_absolute():
-        return "Give the whole path, beginning with / or ~"
-    existing = path
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        return f"{existing} is a file"
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return f"{existing} may not be written to"
-    return None
 
 
 def _text_fields(dataset) -> list[str]:
