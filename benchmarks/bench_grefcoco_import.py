@@ -15,6 +15,7 @@ from fiftyone_rexseek.datasets.grefcoco import read_grefcoco
 from fiftyone_rexseek.geometry import to_relative
 from fiftyone_rexseek.integration.grefcoco import GRefCOCODatasetImporter
 from fiftyone_rexseek.integration.importers import plain_segmentation
+from fiftyone_rexseek.integration.presentation import targets_in_words
 from fiftyone_rexseek.referring import ReferringExample, Target
 
 from .harness import Result
@@ -68,6 +69,7 @@ def _samples(folder: str) -> Iterator[fo.Sample]:
             expression_id=e.expression_id,
             expression=e.expression,
             num_targets=e.num_targets,
+            targets=targets_in_words(e.num_targets),
             ground_truth=_labels(e, e.targets, True),
             candidates=_labels(e, e.candidates, False),
         )

@@ -15,6 +15,7 @@ from fiftyone_rexseek import masks
 from fiftyone_rexseek.datasets.humanref import read_humanref
 from fiftyone_rexseek.integration.dataset_types import HumanRefDatasetImporter
 from fiftyone_rexseek.integration.importers import plain_segmentation
+from fiftyone_rexseek.integration.presentation import targets_in_words
 from fiftyone_rexseek.referring import ReferringExample, Target
 
 from .bench_humanref import rows
@@ -70,6 +71,7 @@ def sample(example: ReferringExample, folder: Path) -> fo.Sample:
         domain=example.domain,
         sub_domain=example.sub_domain,
         num_targets=example.num_targets,
+        targets=targets_in_words(example.num_targets),
         ground_truth=labels(example.targets),
         candidates=labels(example.candidates),
     )

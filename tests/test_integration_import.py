@@ -55,6 +55,8 @@ def test_fields_are_those_of_the_source(folder):
     for sample, example in zip(dataset, examples):
         for name in ("image_id", "expression_id", "expression", "domain", "sub_domain", "num_targets"):
             assert sample[name] == getattr(example, name)
+        n = example.num_targets
+        assert sample.targets == ("no target" if n == 0 else "1 target" if n == 1 else f"{n} targets")
         assert (sample.metadata.width, sample.metadata.height) == (200, 150) and Path(sample.filepath).is_file()
         assert len(sample.candidates.detections) == len(example.candidates)
         assert sample.ground_truth is not None  # nobody matches: empty, not None
@@ -66,7 +68,8 @@ def test_fields_are_those_of_the_source(folder):
             assert (label.mask == inside).all()
     assert {"image_id", "expression_id", "domain", "import_key"} <= set(dataset.list_indexes())
     assert len(dataset.load_saved_view("by image")) == 4
-    assert dataset.get_field("num_targets").description
+    assert dataset.get_field("num_targets").description and dataset.count_values("targets")["no target"]
+    assert "targets" in dataset.app_config.active_fields.paths  # an empty field draws nothing: the tile has to say it
     assert dataset.app_config.color_scheme and dataset.app_config.sidebar_groups
     dataset.validate_field_type("ground_truth", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     sample = dataset.first()

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..metrics.matching import match_best_first
 from ..referring import Outcome
 from .fields import flat_images, require_detections
+from .presentation import targets_in_words
 
 #: Tag of samples a person should look at.
 REVIEW_TAG = "review"
@@ -178,7 +179,7 @@ def accept_prediction(samples: _Collection, pred_field: str, gt_field: str = "gr
     changed = 0
     for sample in view.select_fields([pred_field, gt_field, source_field, "tags"]).iter_samples(autosave=True):
         if ACCEPTED_TAG not in sample.tags:
-            sample[source_field] = sample[gt_field] if sample[gt_field] is not None else fo.Detections()
+            sample[source_field] = sample[gt_field]  # None stays None: nothing is known about the sample
             sample.tags.append(ACCEPTED_TAG)
         accepted = [_copy(d) for d in sample[pred_field].detections]
         sample[gt_field] = fo.Detections(detections=accepted)
@@ -211,5 +212,8 @@ def _copy(detection: fo.Detection) -> fo.Detection:
 
 def _recount(samples: _Collection, gt_field: str) -> None:
     if gt_field == "ground_truth" and samples._dataset.has_sample_field("num_targets"):
-        counts = samples.values(F(f"{gt_field}.detections").length())
+        labels = samples.values(f"{gt_field}.detections.id")
+        counts = [None if own is None else len(own) for own in labels]
         samples.set_values("num_targets", counts)
+        if samples._dataset.has_sample_field("targets"):
+            samples.set_values("targets", [None if n is None else targets_in_words(n) for n in counts])

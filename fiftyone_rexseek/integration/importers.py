@@ -6,6 +6,7 @@ reader plus this function. One example becomes one sample with these fields::
     image_id, expression_id, expression   as in the source; image_id is indexed
     domain, sub_domain                    where the source has them
     num_targets                           0 means that nobody matches
+    targets                               the same in words, as the tiles of the App show it: "no target"
     ground_truth                          Detections with masks; empty Detections when nobody matches
     candidates                            Detections: what a selector may choose from
     extra                                 other fields of the source row, given back on export
@@ -235,6 +236,7 @@ class _Converter:
             if value is not None:
                 document[name] = value
         document["num_targets"] = len(example.targets)
+        document["targets"] = presentation.targets_in_words(len(example.targets))
         targets = [self._target(t, image, where, kinds) for t in example.targets]
         document["ground_truth"] = documents.detections_document(targets)
         candidates = [self._candidate(c, image) for c in example.candidates]
