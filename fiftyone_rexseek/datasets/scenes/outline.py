@@ -17,7 +17,12 @@ def polygons(mask: np.ndarray) -> list[list[float]]:
     """
     mask = np.asarray(mask, dtype=bool)
     found: list[list[float]] = []
-    stack = [(mask, 0)]
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return found
+    # only the box around the mask is walked: an object is a small part of its picture
+    left = int(columns[0])
+    stack = [(mask[rows[0] : rows[-1] + 1, left : columns[-1] + 1], int(rows[0]))]
     while stack:
         part, top = stack.pop()
         loops = _loops(part)
@@ -28,7 +33,7 @@ def polygons(mask: np.ndarray) -> list[list[float]]:
             cut = min(max(cut, min(rows) + (max(rows) - min(rows) > 1)), part.shape[0] - 1)
             stack += [(part[cut:], top + cut), (part[:cut], top)]
             continue
-        found += [[float(v) for x, y in loop for v in (x, y + top)] for loop in loops]
+        found += [[float(v) for x, y in loop for v in (x + left, y + top)] for loop in loops]
     return found
 
 
