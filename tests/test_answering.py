@@ -75,6 +75,16 @@ def test_wrong_options_are_not_an_unlucky_input():
         in_halves(run, [1, 2], lambda item, reason: reason)
 
 
+def test_unknown_options_are_named_at_once():
+    class Strict(FakeSelector):
+        def select_batch(self, requests, *, decoding="free"):
+            return super().select_batch(requests)
+
+    with pytest.raises(ConfigError, match="beams"):
+        Answerer(Strict(), options={"beams": 3})
+    Answerer(Strict(), options={"decoding": "constrained"})
+
+
 def test_a_model_that_loses_answers_is_noticed():
     assert "2 results" in in_halves(lambda batch: [1, 2], [1], lambda item, reason: reason)[0]
 

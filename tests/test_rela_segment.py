@@ -177,15 +177,20 @@ def test_odd_images(image, journal, conference):
 
 def test_one_bad_input_fails_alone(journal, photo, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    truncated = tmp_path / "truncated.png"
+    photo.save(truncated)
+    truncated.write_bytes(truncated.read_bytes()[:3000])
     requests = [
         SegmentRequest(tmp_path / "missing.png", ["a", "b"]),
         SegmentRequest(photo, ["red", "", "  ", None, 7, "hat \u0000 \ud83d\ude00 \u202e [SEP] [PAD]"]),
         SegmentRequest(str(tmp_path / "broken.jpg"), ["a"]),
         SegmentRequest(np.zeros((4, 4, 2), np.uint8), ["a"]),
+        SegmentRequest(None, ["a"]),
+        SegmentRequest(Image.open(truncated), ["a"]),  # PIL decodes it later
     ]
     results = journal.segment_batch(requests)
     failed = [[s.outcome is Outcome.FAILED for s in r] for r in results]
-    assert failed == [[True, True], [False, True, True, True, True, False], [True], [True]]
+    assert failed == [[True, True], [False, True, True, True, True, False], [True], [True], [True], [True]]
     assert "missing.png" in results[0][0].error and "empty" in results[1][1].error
     with pytest.raises(ConfigError, match="list of strings"):
         journal.segment(photo, "a person")
@@ -193,6 +198,20 @@ def test_one_bad_input_fails_alone(journal, photo, tmp_path):
         journal.segment(photo, ["a"], batch_size=0)
     with pytest.raises(ConfigError, match="mask_size"):
         journal.segment(photo, ["a"], mask_size="480")
+    with pytest.raises(ConfigError, match="no list"):
+        journal.segment_batch(requests[1])
+    for no_list in (None, 7):
+        [s] = journal.segment(photo, no_list)
+        assert s.outcome is Outcome.FAILED and type(no_list).__name__ in s.error
+
+
+@pytest.mark.parametrize("name", ["mask_embed", "minimap_embed", "count_embed", "nt_embed", "sampling_offsets"])
+def test_numbers_that_are_not_finite_are_no_answer(name, photo):
+    model = _weights.small(box_head=True, count_head=name == "count_embed", image_size=480)
+    for parameter in (p for n, p in model.network.named_parameters() if name in n):
+        parameter.data.fill_(np.nan)
+    [s] = model.segment(photo, ["red"])
+    assert s.outcome is Outcome.FAILED and "not finite" in s.error
 
 
 def test_out_of_memory_halves_then_fails_alone(journal, photo, monkeypatch):

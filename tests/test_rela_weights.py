@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -114,6 +115,22 @@ def test_everything_wrong_is_in_one_error(model, folder):
         ReLA.from_pretrained(folder)
     for part in ("2 missing", "lang_weight", "norm0", "1 unexpected", "strange.weight", "norm1", "[3] instead of [16]"):
         assert part in str(error.value)
+
+
+def test_devices_and_dtypes(folder, tmp_path):
+    assert ReLA.from_pretrained(folder, device="cpu", dtype="bfloat16").segment(np.zeros((9, 9, 3), np.uint8), ["a"])
+    for options in ({"device": "abacus"}, {"dtype": "decimal"}, {"dtype": "int8"}):
+        with pytest.raises(ConfigError, match=f"unknown {next(iter(options))}"):
+            ReLA.from_pretrained(tmp_path / "nothing", **options)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no cuda device"):
+            ReLA.from_pretrained(tmp_path / "nothing", device="cuda:0")
+
+
+def test_what_is_assumed_without_a_configuration_is_said(folder, caplog):
+    (folder / "config.json").unlink()
+    ReLA.from_pretrained(folder)
+    assert "1 heads in BERT, 8 in both decoders, images of 480 pixels" in caplog.text
 
 
 class Evil:

@@ -247,6 +247,12 @@ def test_neither_folder_nor_repository(tmp_path):
         load(tmp_path / "file.safetensors")
 
 
+def test_options_are_checked_before_anything_is_fetched():
+    for options in ({"device": "abacus"}, {"dtype": "decimal"}, {"sine": "xyxy"}):
+        with pytest.raises(ConfigError, match="unknown"):
+            RexSeek.from_pretrained("IDEA-Research/RexSeek-3B", **options)
+
+
 def test_no_network_gives_one_message(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(DownloadError) as error:

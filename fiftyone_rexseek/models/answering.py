@@ -7,6 +7,7 @@ behind one call on a list of :class:`ImageJob`. It knows neither FiftyOne nor fi
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +114,7 @@ class Answerer:
                 expected="RexSeek, ReLA, or an object with select_batch(requests) or segment_batch(requests)",
                 found=type(model).__name__,
             )
+        _check_options(_call_of(model), self.options)
 
     @property
     def needs_candidates(self) -> bool:
@@ -271,7 +273,7 @@ def ask(model, questions: Sequence[Question], options: Mapping[str, Any] | None 
         questions: images with expressions
         options: keyword arguments of every call
     """
-    call = model.select_batch if hasattr(model, "select_batch") else model.segment_batch
+    call = _call_of(model)
 
     def run(batch):
         return call(batch, **(options or {}))
@@ -283,6 +285,21 @@ def ask(model, questions: Sequence[Question], options: Mapping[str, Any] | None 
         return [selection for [selection] in ask(model, singles, options)]
 
     return in_halves(run, list(questions), alone)
+
+
+def _call_of(model):
+    return model.select_batch if hasattr(model, "select_batch") else model.segment_batch
+
+
+def _check_options(call, options: Mapping[str, Any]) -> None:
+    """Unknown options are everyone's error; as a ``TypeError`` of each call they would fail sample after sample."""
+    parameters = inspect.signature(call).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError("unknown call option", expected=f"some of {sorted(known)}", found=", ".join(unknown))
 
 
 def in_halves(run, items: list, instead) -> list:

@@ -151,6 +151,8 @@ class ReLAConfig:
         for name, width, parts in widths:
             if parts < 1 or width % parts:
                 raise wrong(f"{name} cannot be divided", f"a multiple of {parts}", width)
+        if self.text_positions < self.max_text_length:
+            raise wrong("the text encoder has too few positions", f"at least {self.max_text_length}", self.text_positions)
         if self.image_size < 32:
             raise wrong("image_size is too small", "at least 32", self.image_size)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ...errors import MissingDependencyError
 
 
-def split_by_boxes(merged: np.ndarray, boxes_xyxy: np.ndarray, strengths: np.ndarray | None = None) -> np.ndarray:
+def split_by_boxes(
+    merged: np.ndarray, boxes_xyxy: np.ndarray, strengths: Iterable[np.ndarray] | None = None
+) -> np.ndarray:
     """Divides a merged mask (h, w) among boxes: bool (n, h, w), disjoint, whose union is the merged mask exactly.
 
     A pixel inside one box is that box's. Inside several, it goes to the one with the largest ``strengths`` there (mask
-    logits of the boxes' regions, (n, h, w)), or to the smallest box without them. A pixel outside all boxes goes to the
+    logits of the boxes' regions, n maps (h, w)), or to the smallest box without them. A pixel outside all boxes goes to the
     nearest box, so that the union of the instances is always what the mask head said.
 
     Example::
@@ -22,21 +26,26 @@ def split_by_boxes(merged: np.ndarray, boxes_xyxy: np.ndarray, strengths: np.nda
     """
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
     merged = np.asarray(merged, dtype=bool)
+    if len(boxes) == 1:
+        return merged[None].copy()  # nobody to share with
     result = np.zeros((len(boxes), *merged.shape), dtype=bool)
     rows, cols = merged.nonzero()
     if not len(boxes) or not len(rows):
         return result
     y, x = rows + 0.5, cols + 0.5
-    outside_x = np.maximum(np.maximum(boxes[:, :1] - x, x - boxes[:, 2:3]), 0)
-    outside_y = np.maximum(np.maximum(boxes[:, 1:2] - y, y - boxes[:, 3:4]), 0)
-    distance = outside_x**2 + outside_y**2  # (n, pixels)
     if strengths is None:
-        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        preference = np.broadcast_to(-area[:, None], distance.shape)
-    else:
-        preference = np.asarray(strengths)[:, rows, cols]
-    nearest = distance == distance.min(axis=0)
-    owner = np.where(nearest, preference, -np.inf).argmax(axis=0)
+        strengths = -(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    owner = np.zeros(len(rows), dtype=np.intp)
+    nearest, strongest = np.full(len(rows), np.inf), np.full(len(rows), -np.inf)
+    # One box after the other: of all boxes and a photograph's pixels together, memory would hold gigabytes.
+    for i, (box, strength) in enumerate(zip(boxes, strengths, strict=True)):
+        outside_x = np.maximum(np.maximum(box[0] - x, x - box[2]), 0)
+        outside_y = np.maximum(np.maximum(box[1] - y, y - box[3]), 0)
+        distance = outside_x**2 + outside_y**2
+        here = np.broadcast_to(strength, merged.shape)[rows, cols]
+        better = (distance < nearest) | ((distance == nearest) & (here > strongest))
+        owner[better] = i
+        nearest, strongest = np.where(better, distance, nearest), np.where(better, here, strongest)
     result[owner, rows, cols] = True
     return result
 

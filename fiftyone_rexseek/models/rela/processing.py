@@ -72,7 +72,9 @@ def to_selection(
     if answer.boxes_xyxy is not None:
         boxes = answer.boxes_xyxy.double().numpy() * [width, height, width, height]
         scores = answer.scores.double().numpy()
-        strengths = resize_probabilities(region_masks[answer.regions].float().cpu(), size).numpy()
+        strengths = (
+            resize_probabilities(region_masks[region, None].float().cpu(), size)[0].numpy() for region in answer.regions
+        )
         instances = split_by_boxes(merged, boxes * in_mask, strengths)
     elif derive_boxes:
         instances, boxes = connected_components(merged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,18 @@ from ...errors import CheckpointError, ConfigError, DataError
 from ...referring import Selection
 from ..hub import local_folder
 from ..images import open_image
+from ..rexseek.devices import as_device, as_dtype
 from . import weights as weight_files
 from .config import VARIANTS, ReLAConfig
+from .decoder import RegionOutput
 from .modeling import ReLANetwork
 from .outputs import answers
 from .processing import resize_image, to_selection
 from .tokenization import BERT_BASE, load_tokenizer, tokenize
 
 logger = logging.getLogger(__name__)
+
+NOT_FINITE = "the network computed numbers that are not finite; try dtype=torch.float32, and check the weights"
 
 ImageLike = Image.Image | str | os.PathLike | np.ndarray
 
@@ -82,7 +86,7 @@ class ReLA:
         *,
         tokenizer: Any = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         revision: str | None = None,
     ) -> ReLA:
         """Loads a model.
@@ -98,9 +102,12 @@ class ReLA:
             dtype: of the weights; float32 by default
 
         Raises:
+            ConfigError: a device or dtype that does not exist (before anything is fetched)
             CheckpointError: damaged, incomplete, or another variant than asked for
             DownloadError: something is on the hub and cannot be fetched
         """
+        device = as_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = as_dtype(dtype) or torch.float32
         path = local_folder(folder_or_file, revision=revision, option="folder_or_file")
         folder = path if path.is_dir() else path.parent
         file = _weights_file(path)
@@ -108,8 +115,7 @@ class ReLA:
         config = _configuration(folder, file, state, variant)
         network = ReLANetwork(config)
         weight_files.load_into(network, state, file, config.variant)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        network.to(device=device, dtype=dtype or torch.float32)
+        network.to(device=device, dtype=dtype)
         if tokenizer is None:
             has_own = any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json"))
             tokenizer = folder if has_own else BERT_BASE
@@ -157,6 +163,10 @@ class ReLA:
             raise ConfigError("bad batch_size", expected="a whole number of at least 1", found=batch_size)
         if mask_size not in ("original", "network"):
             raise ConfigError("bad mask_size", expected="'original' or 'network'", found=mask_size)
+        if not isinstance(requests, Iterable):
+            raise ConfigError(
+                "requests are no list", expected="a list of SegmentRequest", found=type(requests).__name__
+            )
         results: list[list[Selection | None]] = []
         rows: list[_Row] = []
         images: list[Tensor] = []
@@ -211,8 +221,12 @@ class ReLA:
         pixels = torch.stack([images[i] for i in used]).to(self.device)
         output = self.network(pixels, ids.to(self.device), mask.to(self.device), image_index=index)
         found = answers(output, self.config)
+        finite = _finite_rows(output)
         selections = []
         for i, row in enumerate(rows):
+            if not finite[i]:
+                selections.append(Selection.failed(row.text, NOT_FINITE))
+                continue
             note = f"only the first {limit} of {lengths[i]} tokens were read" if lengths[i] > limit else None
             selections.append(
                 to_selection(
@@ -223,10 +237,17 @@ class ReLA:
         return selections
 
 
+def _finite_rows(output: RegionOutput) -> list[bool]:
+    """Whether all that an answer is read from is made of numbers."""
+    parts = (output.mask_logits, output.minimap_logits, output.no_target_logits, output.count_logits, output.boxes_cxcywh)
+    return torch.stack([p.isfinite().flatten(1).all(dim=1) for p in parts if p is not None]).all(dim=0).tolist()
+
+
 def _as_list(expressions: Sequence[str]) -> list[str]:
     if isinstance(expressions, str):
         raise ConfigError("expressions is one string", expected="a list of strings", found=expressions)
-    return list(expressions)
+    # What is no list fails like an expression that is no text.
+    return list(expressions) if isinstance(expressions, Iterable) else [expressions]
 
 
 def _trouble(text: Any) -> str | None:
@@ -267,7 +288,7 @@ def _configuration(folder: Path, file: Path, state: dict[str, Tensor], variant: 
         raise CheckpointError(
             f"this is a {'rela-' + has if has != 'rela' else 'ReLA'} checkpoint of another size, rela-{wanted.variant} was asked for",
             where=file,
-            advice=f"Ask for variant='{has}', or leave it out." if has != "rela" else "Leave variant out.",
+            advice=f"Ask for variant='{has}', or leave it out." if has in VARIANTS else "Leave variant out.",
         )
     if own is not None:
         return own
@@ -277,4 +298,9 @@ def _configuration(folder: Path, file: Path, state: dict[str, Tensor], variant: 
     }
     if found not in ("rela", "tiny"):
         return ReLAConfig.from_variant(found, **heads)
-    return weight_files.config_from_state_dict(state)
+    config = weight_files.config_from_state_dict(state)
+    logger.warning(
+        "%s has no config.json and is of no public size; assumed: %d heads in BERT, %d in both decoders, images of %d pixels",
+        file, config.text_heads, config.num_heads, config.image_size,
+    )  # fmt: skip
+    return config

@@ -42,7 +42,8 @@ def load_tokenizer(folder_or_hub_id: str | os.PathLike = BERT_BASE) -> Any:
         if local:
             raise CheckpointError(f"no usable tokenizer ({type(e).__name__})", where=path, advice=advice) from e
         what = f"the tokenizer {str(folder_or_hub_id)!r} is not on this machine and could not be downloaded"
-        raise DownloadError(what, found=type(e).__name__, advice=advice) from e
+        terms = " It comes under: Apache-2.0." if str(folder_or_hub_id) == BERT_BASE else ""
+        raise DownloadError(what, found=type(e).__name__, advice=advice + terms) from e
     if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None or tokenizer.pad_token_id is None:
         raise CheckpointError(
             "the tokenizer is not BERT-like", where=folder_or_hub_id, expected="[CLS], [SEP] and [PAD] tokens", advice=advice

@@ -14,6 +14,28 @@ def default_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def as_device(device: torch.device | str | None) -> torch.device:
+    """A device from its name, such as ``"cuda:1"``; None gives :func:`default_device`.
+
+    Raises:
+        ConfigError: no such kind of device, or none on this machine
+    """
+    if device is None:
+        return default_device()
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as e:
+        raise ConfigError("unknown device", expected="cpu, cuda, cuda:1 or mps", found=device) from e
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(found.type)
+    if there is not None and not there():
+        raise ConfigError(
+            f"this machine has no {found.type} device that PyTorch can use",
+            found=device,
+            advice="Use device='cpu'",
+        )
+    return found
+
+
 def default_dtype(device: torch.device) -> torch.dtype:
     """float32 on the CPU; bfloat16 on a GPU that has it, else float16."""
     if device.type == "cpu":
@@ -23,10 +45,10 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A dtype from its name, such as ``"bfloat16"``; None stays None."""
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    found = getattr(torch, dtype.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype):
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None:
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ConfigError("unknown dtype", expected="float32, bfloat16 or float16", found=dtype)
     return found
 

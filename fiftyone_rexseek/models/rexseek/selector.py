@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .answers import PARSERS
 from .confidence import WatchedTokens, answer_confidence
 from .config import RexSeekConfig
 from .constrained import ConstrainedPolicy
-from .devices import as_dtype, default_device, default_dtype, is_out_of_memory
+from .devices import as_device, as_dtype, default_dtype, is_out_of_memory
 from .generation import Decoded, GreedyPolicy, decode, prefill
 from .modeling import RexSeekForSelection
 from .processing import RexSeekProcessor
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: The public demos' limit; the public evaluation uses 100.
 MAX_NEW_TOKENS = 512
+#: Up to this width of the language model a step on the CPU costs the same for one row and for many.
+SMALL = 512
 _DECODINGS = ("free", "constrained")
 
 
@@ -90,12 +92,16 @@ class RexSeek:
             config_changes: fields of :class:`RexSeekConfig` to set differently, such as ``sine_function="xyxy"``
 
         Raises:
+            ConfigError: an option, device or dtype that does not exist (before anything is fetched)
             CheckpointError: when the folder is incomplete or of another model; one error names everything
             DownloadError: when the repository cannot be fetched
         """
-        folder = resolve_folder(name, revision)
-        device = torch.device(device) if device is not None else default_device()
+        device = as_device(device)
         dtype = as_dtype(dtype) or default_dtype(device)
+        unknown = sorted(set(config_changes) - {f.name for f in fields(RexSeekConfig)})
+        if unknown:
+            raise ConfigError("unknown option of RexSeek.from_pretrained", found=", ".join(unknown))
+        folder = resolve_folder(name, revision)
         config = RexSeekConfig.from_folder(folder)
         if config_changes:
             config = config.replace(**config_changes)
@@ -191,7 +197,7 @@ class RexSeek:
                 name only existing boxes, never truncates and scores every candidate even where it rejects.
             parser: how free answers are read: ``lenient``, or the public ``evaluation``'s or ``demo``'s way
             max_new_tokens: limit of a free answer; one cut off by it is read as it stands
-            batch_size: images per batch; by default 1 on the CPU (where larger ones bring nothing) and 16 elsewhere
+            batch_size: images per batch; by default 16, and 1 for a large model on the CPU (where more bring nothing)
             workers: threads that read and resize the next images while the model is busy; by default none on the CPU
                 and up to 8 elsewhere
 
@@ -211,7 +217,7 @@ class RexSeek:
                 "requests are no list", expected="a list of SelectRequest", found=type(requests).__name__
             )
         if batch_size is None:
-            batch_size = 1 if self.device.type == "cpu" else 16
+            batch_size = 1 if self.device.type == "cpu" and self.config.hidden_size > SMALL else 16
         if workers is None:
             workers = 0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
         options = _Options(decoding, parser, max_new_tokens)
