@@ -307,7 +307,7 @@ def decode_in_box(rle: RLE, box_xyxy) -> np.ndarray:
     """
     height, width = (int(v) for v in rle["size"])
     counts = rle["counts"]
-    runs = compressed_runs(counts) if isinstance(counts, str | bytes) else np.asarray(counts, dtype=np.int64)
+    runs = compressed_runs(counts) if isinstance(counts, str | bytes) else _run_lengths(counts).astype(np.int64)
     ends = np.cumsum(runs)
     if (runs < 0).any() or (ends[-1] if len(ends) else 0) != height * width:
         raise DataError("RLE counts do not add up", expected=f"runs that cover {height * width} pixels")

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import bson
 import fiftyone as fo
 import fiftyone.zoo as foz
 import numpy as np
@@ -18,6 +19,7 @@ from fiftyone_rexseek.integration import documents, importers
 from fiftyone_rexseek.integration.dataset_types import HumanRefDatasetImporter
 from fiftyone_rexseek.integration.importers import import_examples, pack_extra, unpack_extra
 from fiftyone_rexseek.integration.media import ImageFolder
+from fiftyone_rexseek.metrics.points import rectangle_rle
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_fields_are_those_of_the_source(folder):
         for name in ("image_id", "expression_id", "expression", "domain", "sub_domain", "num_targets"):
             assert sample[name] == getattr(example, name)
         n = example.num_targets
-        assert sample.targets == ("no target" if n == 0 else "1 target" if n == 1 else f"{n} targets")
+        assert sample.target_summary == ("no target" if n == 0 else "1 target" if n == 1 else f"{n} targets")
         assert (sample.metadata.width, sample.metadata.height) == (200, 150) and Path(sample.filepath).is_file()
         assert len(sample.candidates.detections) == len(example.candidates)
         assert sample.ground_truth is not None  # nobody matches: empty, not None
@@ -68,8 +70,8 @@ def test_fields_are_those_of_the_source(folder):
             assert (label.mask == inside).all()
     assert {"image_id", "expression_id", "domain", "import_key"} <= set(dataset.list_indexes())
     assert len(dataset.load_saved_view("by image")) == 4
-    assert dataset.get_field("num_targets").description and dataset.count_values("targets")["no target"]
-    assert "targets" in dataset.app_config.active_fields.paths  # an empty field draws nothing: the tile has to say it
+    assert dataset.get_field("num_targets").description and dataset.count_values("target_summary")["no target"]
+    assert "target_summary" in dataset.app_config.active_fields.paths  # an empty field draws nothing: the tile has to say it
     assert dataset.app_config.color_scheme and dataset.app_config.sidebar_groups
     dataset.validate_field_type("ground_truth", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     sample = dataset.first()
@@ -202,6 +204,26 @@ def test_unreadable_image_and_wrong_mask(folder, tmp_path):
     assert sample.ground_truth.detections[0].mask is None  # the box stays
 
 
+def test_masks_of_another_size_do_not_move_the_boxes(folder, tmp_path):
+    """A row that states no size is taken to have that of its masks, unless they lie elsewhere than the boxes."""
+
+    def change(rows):
+        for row in rows:
+            row.pop("width", None), row.pop("height", None)
+            size = (600, 800)
+            for i, box in enumerate(row["answer_boxes"]):
+                row["answer_segmentations"][i] = rectangle_rle([v + 300 for v in box], size)
+
+    rows, options = changed(folder, tmp_path, change)
+    dataset, report = load(**options)
+    full, _ = load(dataset_dir=str(folder))
+    positive = sum(bool(r["answer_boxes"]) for r in rows)
+    assert report.problems["bad-mask"] >= positive == len(dataset.match_tags("problem:bad-mask")) > 0
+    assert "size-differs" not in report.problems and len(dataset) == len(rows)
+    same = "ground_truth.detections.bounding_box"
+    assert dataset.values(same) == full.values(same)
+
+
 def test_wrong_paths_are_named(folder, tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         load(dataset_dir=str(folder), labels_path="nowhere.jsonl")
@@ -225,7 +247,13 @@ def test_a_resized_image_keeps_the_rows_coordinates(folder, tmp_path):
 
 
 def test_extra_fields_survive_any_database():
-    for extra in ({}, {"a": [1, {"b": None}]}, {"a.b": 1}, {"$a": 1}, {"n": 2**80}, {"json": 1}, {"_id": 3}):
+    nested = {"a": [1]}
+    for _ in range(200):
+        nested = {"a": nested}
+    plain = ({}, {"a": [1, {"b": None}]})
+    packed = ({"a.b": 1}, {"$a": 1}, {"n": 2**80}, {"json": 1}, {"_id": 3}, {"a\0b": 1}, {"a": "\ud800"}, nested)
+    for extra in (*plain, *packed):
+        bson.encode(pack_extra(extra))
         assert unpack_extra(pack_extra(extra)) == extra
 
 

@@ -175,6 +175,8 @@ def _example(
         if found is None:
             continue
         kind, what, box, structural = found
+        if kind == "outside-box" and width is not None and not _states_size(row):
+            what += ", which is the size of the row's masks"
         log.add(kind, where, f"{name} {what}", "[x1, y1, x2, y2] in pixels", box)
         if structural or not keep_odd:
             return None
@@ -205,9 +207,13 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def _states_size(row: Mapping[str, Any]) -> bool:
+    return all(type(row.get(k)) is int and 0 < row[k] < _LARGEST for k in ("width", "height"))
+
+
 def _image_size(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Width and height where the row states them, else those that all its masks agree on."""
-    if all(type(row.get(k)) is int and 0 < row[k] < _LARGEST for k in ("width", "height")):
+    if _states_size(row):
         return row["width"], row["height"]
     sizes = []
     masks = row.get("answer_segmentations")

@@ -6,7 +6,7 @@ reader plus this function. One example becomes one sample with these fields::
     image_id, expression_id, expression   as in the source; image_id is indexed
     domain, sub_domain                    where the source has them
     num_targets                           0 means that nobody matches
-    targets                               the same in words, as the tiles of the App show it: "no target"
+    target_summary                        the same in words, as the tiles of the App show it: "no target"
     ground_truth                          Detections with masks; empty Detections when nobody matches
     candidates                            Detections: what a selector may choose from
     extra                                 other fields of the source row, given back on export
@@ -31,7 +31,9 @@ import fiftyone.core.utils as fou
 import numpy as np
 
 from .. import masks
+from ..datasets.coco import is_text
 from ..errors import ConfigError, DataError, ProblemLog
+from ..geometry import pairwise_iou
 from ..referring import RLE, ReferringExample, Target
 from . import documents, presentation
 from .media import ImageFile, ImageFolder
@@ -211,7 +213,7 @@ class _Converter:
             return None
         kinds = list(example.problem_kinds)
         stated = (example.width, example.height)
-        if None not in stated and stated != (image.width, image.height):
+        if None not in stated and stated != (image.width, image.height) and _masks_follow_boxes(example):
             size = f"{image.width}x{image.height}"
             self.log.add("size-differs", where, "the row states another size than the image has", size, stated)
             kinds.append("size-differs")
@@ -236,7 +238,7 @@ class _Converter:
             if value is not None:
                 document[name] = value
         document["num_targets"] = len(example.targets)
-        document["targets"] = presentation.targets_in_words(len(example.targets))
+        document["target_summary"] = presentation.targets_in_words(len(example.targets))
         targets = [self._target(t, image, where, kinds) for t in example.targets]
         document["ground_truth"] = documents.detections_document(targets)
         candidates = [self._candidate(c, image) for c in example.candidates]
@@ -287,6 +289,24 @@ def _attributes(target: Target) -> dict[str, Any]:
     return attributes
 
 
+def _masks_follow_boxes(example: ReferringExample) -> bool:
+    """Whether masks of the size that the example states lie where its boxes do, or there is none to tell by.
+
+    Where they do not, that size is not the one that the boxes were drawn at: rows that state no size are taken to have
+    that of their masks, which may be wrong.
+    """
+    overlaps = []
+    for target in example.targets:
+        rle = target.segmentation
+        if isinstance(rle, Mapping) and list(rle["size"]) == [example.height, example.width]:
+            try:
+                found = masks.mask_box_xyxy(masks.compress(rle, example.height, example.width))
+            except DataError:
+                continue
+            overlaps.append(float(pairwise_iou([found], [target.box_xyxy])[0, 0]))
+    return not overlaps or max(overlaps) >= 0.5
+
+
 def _is_inside(target: Target, image: ImageFile) -> bool:
     x1, y1, x2, y2 = target.box_xyxy
     return x1 < image.width and y1 < image.height and x2 > 0 and y2 > 0
@@ -316,7 +336,7 @@ _PACKED = "json"
 def pack_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     """A source row's other fields as the database can hold them.
 
-    Names with ``.`` or ``$``, huge integers and the like are beyond MongoDB; such rows are kept as JSON text.
+    Names with ``.`` or ``$``, huge integers, deep nesting and the like are beyond MongoDB; such rows are kept as JSON text.
 
     Example::
 
@@ -335,17 +355,20 @@ def unpack_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
     return json.loads(extra[_PACKED]) if set(extra) == {_PACKED} else dict(extra)
 
 
-def _is_storable(value: Any) -> bool:
+def _is_storable(value: Any, levels: int = 30) -> bool:
     if isinstance(value, Mapping):
-        return all(
-            isinstance(k, str) and k and "." not in k and not k.startswith(("$", "_")) and _is_storable(v)
-            for k, v in value.items()
-        )
+        return levels > 0 and all(_is_key(k) and _is_storable(v, levels - 1) for k, v in value.items())
     if isinstance(value, list | tuple):
-        return all(_is_storable(v) for v in value)
-    if isinstance(value, bool | float | str | type(None)):
+        return levels > 0 and all(_is_storable(v, levels - 1) for v in value)
+    if isinstance(value, str):
+        return value.isascii() or is_text(value)
+    if isinstance(value, bool | float | type(None)):
         return True
     return isinstance(value, int | np.integer) and -(2**63) <= value < 2**63
+
+
+def _is_key(key: Any) -> bool:
+    return is_text(key) and key != "" and not key.startswith(("$", "_")) and "." not in key and "\0" not in key
 
 
 def _record(dataset: fo.Dataset, report: ImportReport, info: Mapping[str, Any], log: ProblemLog) -> None:

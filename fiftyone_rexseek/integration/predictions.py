@@ -177,18 +177,26 @@ def _fields(row: Prediction, pred_field: str, is_point: bool, size, candidates) 
 
 def _boxes(row: Prediction) -> list[list[float]]:
     """The row's boxes; one that is no box becomes an empty one, which the App can hold and nothing matches."""
-    return [box if all(v == v for v in box) else [0.0] * 4 for box in row.boxes_xyxy()]
+    return [box if _is_drawable(box) else [0.0] * 4 for box in row.boxes_xyxy()]
 
 
 def _points(row: Prediction) -> list[list[float]]:
     """The row's points; one that is no point lies outside the image."""
-    return [point if all(v == v for v in point) else [-1.0] * 2 for point in row.points_xy()]
+    return [point if _is_drawable(point) else [-1.0] * 2 for point in row.points_xy()]
+
+
+#: Beyond any image, in pixels; relative coordinates of larger numbers lose digits, or overflow.
+_LARGEST = 1e6
+
+
+def _is_drawable(entry: list[float]) -> bool:
+    return all(abs(v) <= _LARGEST for v in entry)  # not true of NaN
 
 
 def _usual_entries(row: Prediction, is_point: bool) -> bool:
     """Whether the labels alone can give back the row's entries."""
     length = 2 if is_point else 4
-    return all(len(e) == length and all(type(v) in (int, float) and v == v for v in e) for e in row.entries)
+    return all(len(e) == length and all(type(v) in (int, float) for v in e) and _is_drawable(e) for e in row.entries)
 
 
 def export_predictions(
