@@ -10,6 +10,7 @@ from fiftyone.operators import types
 from fiftyone_rexseek.integration import presentation
 from fiftyone_rexseek.integration.columns import label_fields
 from fiftyone_rexseek.integration.evaluation import METHODS, config_class, evaluate_referring
+from fiftyone_rexseek.integration.fields import prediction_fields
 from fiftyone_rexseek.integration.report import number
 from fiftyone_rexseek.integration.selections import COUNT
 
@@ -58,7 +59,7 @@ class EvaluateReferring(CallableOperator):
     @staticmethod
     def _fields(ctx, inputs) -> str | None:
         truths = label_fields(ctx.dataset)
-        predicted = [n for n in label_fields(ctx.dataset, (fo.Detections, fo.Keypoints)) if n not in ("ground_truth", "candidates")]
+        predicted = prediction_fields(ctx.dataset, (fo.Detections, fo.Keypoints))
         default = predicted[0] if predicted else None
         prop = inputs.enum("pred_field", predicted, required=True, default=default, label="Predictions", view=dropdown(predicted))
         if not predicted:

@@ -10,7 +10,7 @@ from fiftyone.operators import types
 from fiftyone_rexseek.datasets.predictions import read_predictions
 from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration import predictions
-from fiftyone_rexseek.integration.columns import label_fields
+from fiftyone_rexseek.integration.fields import prediction_fields
 from fiftyone_rexseek.integration.grefcoco_predictions import TASKS, import_grefcoco_predictions
 
 from .base import invalid, long_work, reload
@@ -105,7 +105,7 @@ class ExportPredictions(CallableOperator):
     def resolve_input(self, ctx):
         inputs = types.Object()
         target = target_images(ctx)
-        names = [n for n in label_fields(target, (fo.Detections, fo.Keypoints)) if n not in ("ground_truth", "candidates")]
+        names = prediction_fields(ctx.dataset, (fo.Detections, fo.Keypoints))
         choose_field(ctx, inputs, "pred_field", names, "Predictions", nothing="This dataset holds no predictions")
         prop, path = choose_path(ctx, inputs, "path", label="File", description="JSONL to write")
         if path is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import urlsplit
 
 import fiftyone as fo
 import fiftyone.zoo as foz
 import numpy as np
+import requests
 from PIL import Image
 
 from ..errors import ConfigError, DownloadError, ReferringError
@@ -44,11 +46,17 @@ def load_zoo(name: str, purpose: str, **options) -> Any:
     except ReferringError:
         raise
     except LOADING_ERRORS as e:
-        first = (str(e).splitlines() or [""])[0]
         raise DownloadError(
-            f"zoo model {name!r} ({entry.source}) could not be loaded: {type(e).__name__}: {first}",
+            f"zoo model {name!r} ({entry.source}) could not be loaded: {_reason(e)}",
             advice=f"With network access, run: fiftyone zoo models download {name}. Its licence: {entry.license or 'see its source'}",
         ) from e
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line; without a network, the host instead of a chain of wrapped errors."""
+    if isinstance(error, requests.ConnectionError) and error.request is not None:
+        return f"no connection to {urlsplit(error.request.url).hostname}"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 class ZooDetector:

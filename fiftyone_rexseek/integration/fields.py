@@ -6,6 +6,10 @@ import fiftyone as fo
 import fiftyone.core.media as fom
 
 from ..errors import ConfigError
+from .selections import REJECTED_MASK
+
+#: Ends of the names of Detections fields that go with another field.
+_COMPANIONS = ("_source", "_candidates", REJECTED_MASK)
 
 
 def detections_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
@@ -14,12 +18,14 @@ def detections_fields(samples: fo.core.collections.SampleCollection) -> list[str
     return list(schema)
 
 
-def prediction_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
-    """Detections fields that may hold predictions: those with a ``<field>_outcome`` first, then those of no known role."""
-    fields = detections_fields(samples)
+def prediction_fields(
+    samples: fo.core.collections.SampleCollection, kinds: tuple[type, ...] = (fo.Detections,)
+) -> list[str]:
+    """Names of the fields that may hold predictions: those with a ``<field>_outcome`` first, then those of no known role."""
+    fields = list(samples.get_field_schema(embedded_doc_type=kinds))
     answered = [f for f in fields if samples.has_sample_field(f"{f}_outcome")]
-    known = {"ground_truth", "candidates", *answered}
-    return answered + [f for f in fields if f not in known and not f.endswith(("_source", "_candidates"))]
+    known = {"ground_truth", "candidates", "asked", *answered}
+    return answered + [f for f in fields if f not in known and not f.endswith(_COMPANIONS)]
 
 
 def require_detections(samples: fo.core.collections.SampleCollection, field: str) -> None:
