@@ -8,8 +8,9 @@ import fiftyone as fo
 from fiftyone import ViewField as F
 from fiftyone.operators import types
 
+from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration.fields import detections_fields
-from fiftyone_rexseek.integration.training import fine_tune
+from fiftyone_rexseek.integration.training import family_of, fine_tune
 from fiftyone_rexseek.models.registry import ENTRIES
 
 from .base import config, invalid
@@ -18,7 +19,14 @@ from .layout import paragraphs
 from .paths import folder_problem
 from .targets import target_images
 
-_STARTS = tuple(e.name for e in ENTRIES.values() if e.family == "rexseek")
+#: Models whose weights are here or on the hub; of others a folder or file is given.
+_STARTS = tuple(e.name for e in ENTRIES.values() if e.packaged or e.repo_id)
+_DEFAULT = "rexseek-tiny"
+_RATES = {"rexseek": "0.0005", "rela": "0.00001 as published, 0.0002 with adapters, 0.0003 for models smaller than the published ones"}
+_ADAPTED = {
+    "rexseek": "0: no adapters; 16 for RexSeek-3B: its language model keeps its weights and learns by these",
+    "rela": "0: no adapters; otherwise BERT and Swin keep their weights and learn by these, the decoders learn as a whole",
+}
 
 
 class FineTune(CallableOperator):
@@ -27,7 +35,7 @@ class FineTune(CallableOperator):
         return config(
             "fine_tune",
             "Fine-tune on this view",
-            "Teaches RexSeek the expressions of the samples; the result is a folder of weights",
+            "Teaches RexSeek or ReLA the expressions of the samples; the result is a folder of weights",
             dynamic=True,
             allow_immediate_execution=True,
             allow_delegated_execution=True,
@@ -38,33 +46,48 @@ class FineTune(CallableOperator):
     def resolve_input(self, ctx):
         inputs = types.Object()
         target = target_images(ctx)
-        self._start(ctx, inputs)
+        family = self._start(ctx, inputs)
         self._folder(ctx, inputs)
-        gt_field = self._fields(ctx, inputs)
+        gt_field = self._fields(ctx, inputs, family)
         self._validation(ctx, inputs)
         inputs.int("steps", default=300, min=1, required=True, label="Steps")
-        prop = inputs.float("lr", default=5e-4, required=True, label="Learning rate")
-        if not _is_rate(ctx.params.get("lr", 5e-4)):
+        prop = inputs.float("lr", label="Learning rate", description=f"Empty: {_RATES[family]}")
+        if ctx.params.get("lr") is not None and not _is_rate(ctx.params["lr"]):
             invalid(prop, "Between 0 and 1, such as 0.0005")
-        inputs.int("lora", default=0, min=0, label="Rank of low-rank adapters", description="0: no adapters; 16 for RexSeek-3B")
+        if family == "rela":
+            inputs.int("batch", default=8, min=1, label="Expressions per batch", description="Fewer need less memory")
+        inputs.int("lora", default=0, min=0, label="Rank of low-rank adapters", description=_ADAPTED[family])
         inputs.bool("bf16", default=False, label="bfloat16 (GPU)")
+        inputs.bool("gradient_checkpointing", default=False, label="Less memory, slower")
         if gt_field:
             trainable = target.match(F(gt_field) != None).count()  # noqa: E711 - the database's null
             count_notice(inputs, trainable, "will be trained on", "No sample of the target has ground truth")
         return types.Property(inputs, view=types.View(label="Fine-tune on this view"))
 
     @staticmethod
-    def _start(ctx, inputs: types.Object) -> None:
+    def _start(ctx, inputs: types.Object) -> str:
+        """Asks for the weights; returns the family of those chosen."""
         view = types.AutocompleteView(allow_user_input=True)
         for name in _STARTS:
             view.add_choice(name, label=name, description=ENTRIES[name].description)
         prop = inputs.str(
-            "start", default=_STARTS[-1], required=True, view=view, label="Start from",
-            description="A model of this plugin, or a folder of RexSeek weights",
+            "start", default=_DEFAULT, required=True, view=view, label="Start from",
+            description="A model of this plugin, a folder of RexSeek or ReLA weights, or a file of ReLA weights",
         )  # fmt: skip
-        start = ctx.params.get("start")
-        if start and start not in _STARTS and not (Path(start).expanduser() / "config.json").is_file():
-            invalid(prop, f"Neither a model ({', '.join(_STARTS)}) nor a folder with a config.json")
+        start = ctx.params.get("start") or _DEFAULT
+        try:
+            family = family_of(start)
+        except ReferringError as e:
+            invalid(prop, str(e))
+            return "rexseek"
+        if start in ENTRIES and start not in _STARTS and not Path(start).exists():
+            invalid(prop, f"Its checkpoint is at {ENTRIES[start].source}: download it and give the file")
+        elif family == "rela" and start not in _STARTS and not _has_tokenizer(Path(start).expanduser()):
+            inputs.str(
+                "tokenizer", label="Folder of bert-base-uncased",
+                description="These weights come without a tokenizer; empty: from the Hugging Face hub",
+            )  # fmt: skip
+        return family
 
     @staticmethod
     def _folder(ctx, inputs: types.Object) -> None:
@@ -80,14 +103,16 @@ class FineTune(CallableOperator):
             )
 
     @staticmethod
-    def _fields(ctx, inputs: types.Object) -> str | None:
+    def _fields(ctx, inputs: types.Object, family: str) -> str | None:
         texts = [name for name in ctx.dataset.get_field_schema(ftype=fo.StringField) if name != "filepath"]
         labels = detections_fields(ctx.dataset)
-        for name, label, names, usual in (
+        wanted = [
             ("expression_field", "Expressions", texts, "expression"),
             ("gt_field", "Who is meant", labels, "ground_truth"),
-            ("candidates_field", "Candidates", labels, "candidates"),
-        ):
+        ]
+        if family == "rexseek":  # ReLA finds objects by itself
+            wanted.append(("candidates_field", "Candidates", labels, "candidates"))
+        for name, label, names, usual in wanted:
             default = usual if usual in names else None
             prop = inputs.enum(name, names, required=True, default=default, label=label, view=dropdown(names))
             if not names:
@@ -109,21 +134,22 @@ class FineTune(CallableOperator):
 
     def execute(self, ctx):
         p = ctx.params
-        options = {"steps": int(p["steps"]), "lr": float(p["lr"]), "bf16": bool(p.get("bf16"))}
-        if p.get("lora"):
-            from fiftyone_rexseek.training.lora import LoraOptions
-
-            options["lora"] = LoraOptions(rank=int(p["lora"]), alpha=2.0 * int(p["lora"]))
-            options["train"] = ("projectors", "convnext")
+        family = family_of(p["start"])
+        options = {name: p[name] for name in ("bf16", "gradient_checkpointing", "lora") if p.get(name)}
+        options |= {"lr": float(p["lr"])} if p.get("lr") is not None else {}
+        if family == "rela":
+            options |= {"batch": int(p.get("batch") or 8), "tokenizer": p.get("tokenizer") or None}
+        else:
+            options |= {"candidates_field": p["candidates_field"]}
         result = fine_tune(
             target_images(ctx),
             p["output_dir"],
             p["start"],
             gt_field=p["gt_field"],
-            candidates_field=p["candidates_field"],
             expression_field=p["expression_field"],
             validation=ctx.dataset.load_saved_view(p["validation"]) if p.get("validation") else None,
             on_progress=(lambda share, text: ctx.set_progress(share, label=text)) if ctx.delegated else None,
+            steps=int(p["steps"]),
             **options,
         )
         load = f'foz.load_zoo_model("{result.zoo_name}", weights="{result.model}")'
@@ -136,6 +162,11 @@ class FineTune(CallableOperator):
         outputs = types.Object()
         outputs.str("summary", label="Result", view=types.MarkdownView(read_only=True))
         return types.Property(outputs, view=types.View(label="Fine-tuned"))
+
+
+def _has_tokenizer(place: Path) -> bool:
+    folder = place if place.is_dir() else place.parent
+    return any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json"))
 
 
 def _is_rate(value) -> bool:

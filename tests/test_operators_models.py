@@ -9,9 +9,19 @@ import torch
 from tiny_trainee import trainee
 
 from fiftyone_rexseek import apply_expressions
-from fiftyone_rexseek.datasets.scenes import write_humanref
+from fiftyone_rexseek.datasets.scenes import VOCABULARY, write_humanref
+from fiftyone_rexseek.errors import ConfigError
 from fiftyone_rexseek.integration.dataset_types import HumanRefDatasetImporter
+from fiftyone_rexseek.integration.training import family_of, fine_tune
+from fiftyone_rexseek.models.rela import ReLA, ReLAConfig, ReLANetwork
+from fiftyone_rexseek.models.rela.tokenization import build_word_tokenizer
 from fiftyone_rexseek.models.rexseek import RexSeek
+
+RELA_SIZES = dict(
+    text_dim=64, text_layers=3, text_heads=1, text_ffn_dim=64, vocab_size=256, text_positions=32, hidden_dim=32, mask_dim=16,
+    encoder_ffn_dim=32, encoder_layers=1, decoder_ffn_dim=32, decoder_layers=2, image_size=64, swin_embed_dim=8,
+    swin_depths=(1, 1, 2, 1), swin_heads=(1, 2, 2, 4), swin_windows=(4, 3, 2, 2),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,6 +47,15 @@ def start(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def rela_start(tmp_path_factory):
+    torch.manual_seed(3)
+    config = ReLAConfig(**RELA_SIZES, variant="custom", box_head=True, count_head=True)
+    folder = tmp_path_factory.mktemp("rela")
+    ReLA(ReLANetwork(config), build_word_tokenizer(VOCABULARY, config.vocab_size, config.max_text_length)).save_pretrained(folder)
+    return folder
+
+
 def test_fine_tuned_on_a_view_the_folder_is_a_zoo_model(scenes, start, tmp_path):
     params = {"start": str(start), "output_dir": str(tmp_path / "out"), "steps": 2, "lr": 1e-3}
     assert plugin.complaints("fine_tune", scenes, params) == {}
@@ -54,6 +73,65 @@ def test_fine_tuned_on_a_view_the_folder_is_a_zoo_model(scenes, start, tmp_path)
 
     # the same folder again goes on, here to where it is already
     assert "goes on" in plugin.form("fine_tune", scenes, params)["resumes"]["view"]["label"]
+
+
+def test_rela_fine_tuned_on_a_view_is_a_zoo_model(scenes, rela_start, tmp_path):
+    params = {"start": str(rela_start), "output_dir": str(tmp_path / "out"), "steps": 2}
+    fields = plugin.form("fine_tune", scenes, params)
+    assert not [k for k, v in fields.items() if v["invalid"]]
+    assert "candidates_field" not in fields and "tokenizer" not in fields and "published" in fields["lr"]["view"]["description"]
+    view = scenes.limit(4)
+    scenes.save_view("held out", scenes.skip(4))
+    result = plugin.operator("fine_tune")(view, validation="held out", batch=2, lr=1e-3, **params)
+    assert result["steps"] == 2 and 0 <= result["best_score"] <= 1 and result["zoo_name"] == "rela-tiny"
+    before, after = (ReLA.from_pretrained(f, device="cpu").network.state_dict() for f in (rela_start, result["model"]))
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"text_encoder", "backbone", "sem_seg_head"}
+
+    model = foz.load_zoo_model(result["zoo_name"], weights=result["model"], device="cpu", cache=False)
+    summary = apply_expressions(scenes, model, "segmented", "field:expression", progress=False)
+    assert sum(summary.outcomes.values()) == 6 and summary.outcomes.get("failed", 0) == 0
+    assert None not in scenes.values("segmented_count")
+
+
+def test_rela_with_adapters(scenes, rela_start, tmp_path):
+    tuned = fine_tune(scenes.limit(4), tmp_path, rela_start, steps=1, batch=2, lora=2, lr=1e-2, gradient_checkpointing=True)
+    before, after = (ReLA.from_pretrained(f, device="cpu").network.state_dict() for f in (rela_start, tuned.model))
+    swin = {name for name in before if name.startswith("backbone.") and not torch.equal(before[name], after[name])}
+    assert swin and all(name.endswith(("attn.qkv.weight", "attn.proj.weight", "fc1.weight", "fc2.weight")) for name in swin)
+    fresh = fo.Dataset()
+    try:
+        sample = scenes.match({"num_targets": {"$gt": 0}}).first().copy()
+        for target in sample.ground_truth.detections:  # drawn by hand: a box, no mask
+            target.mask = target["segmentation"] = None
+        sample.expression, sample.candidates = "the wombat", None
+        fresh.add_sample(sample)
+        text = str(fine_tune(fresh, tmp_path / "b", rela_start, steps=1, batch=1))
+        assert "a target has no mask" in text and "no token for 'wombat'" in text
+    finally:
+        fresh.delete()
+
+
+def test_where_to_start(scenes, start, rela_start, tmp_path):
+    assert (family_of(start), family_of(rela_start)) == ("rexseek", "rela")
+    assert family_of(rela_start / "model.safetensors") == "rela"
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "model.safetensors").symlink_to(rela_start / "model.safetensors")
+    assert family_of(alone) == "rela"
+    (tmp_path / "empty").mkdir()
+    for wrong in (tmp_path / "empty", tmp_path / "nowhere", "rela-huge", "./a/b"):
+        with pytest.raises(ConfigError, match="no model to start from"):
+            family_of(wrong)
+        assert "no model" in plugin.complaints("fine_tune", scenes, {"start": str(wrong)})["start"]
+    assert "henghuiding/ReLA" in plugin.complaints("fine_tune", scenes, {"start": "rela-swin-base"})["start"]
+    assert "tokenizer" in plugin.form("fine_tune", scenes, {"start": str(alone)})
+    assert plugin.form("fine_tune", scenes)["candidates_field"]["default"] == "candidates"
+    with pytest.raises(ConfigError, match=r"unknown option.*rehearsals"):
+        fine_tune(scenes, tmp_path / "out", start, rehearsals=1)
+    with pytest.raises(ConfigError, match="unknown option"):
+        fine_tune(scenes, tmp_path / "out", rela_start, questions=3)
 
 
 def test_a_view_without_pictures_cannot_be_trained_on(scenes, start, tmp_path):

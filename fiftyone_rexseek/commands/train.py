@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..cli import LazyGroup
-from .training_options import data_options, lora_of, part_names, report, run_options, several_gpus, start_of
+from .training_options import data_options, part_names, report, run_options, several_gpus, start_of
 
 
 @click.group(
@@ -49,13 +49,11 @@ def rexseek(
     from ..errors import ProblemLog
     from ..training.data import read_examples
     from ..training.finetune import FineTuning, finetune_rexseek
+    from ..training.lora import LoraOptions
 
-    names = part_names(parts)
-    if lora:
-        names = tuple(n for n in names if n != "language")
     options = FineTuning(
-        steps=steps, lr=lr, images=batch_images, questions=expressions, accumulate=accumulate, train=names,
-        lora=lora_of(lora), bf16=bf16,
+        steps=steps, lr=lr, images=batch_images, questions=expressions, accumulate=accumulate, train=part_names(parts),
+        lora=LoraOptions.of_rank(lora), bf16=bf16,
         gradient_checkpointing=gradient_checkpointing, validate_every=validate_every, seed=seed, device=device,
         rehearsal=0.5 if rehearse else 0.0,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .training_options import data_options, lora_of, part_names, report, run_options, several_gpus, start_of
+from .training_options import data_options, part_names, report, run_options, several_gpus, start_of
 
 
 @click.command()
@@ -15,9 +15,9 @@ from .training_options import data_options, lora_of, part_names, report, run_opt
 @click.option("--weight-decay", type=float, default=0.05, show_default=True)
 @click.option("--clip", type=float, default=0.01, show_default=True, help="Largest norm of the gradient.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Expressions per batch.")
-@click.option("--lora", type=click.IntRange(0), default=0, show_default=True, help="Rank of low-rank adapters on text encoder and backbone; 0: none.")
+@click.option("--lora", type=click.IntRange(0), default=0, show_default=True, help="Rank of low-rank adapters on the linear layers of BERT and Swin; 0: none. A ResNet gets none and stays as it is.")
 @click.option("--train", "parts", default="text,backbone,pixel_decoder,decoder", show_default=True,
-              help="Parts that learn. With --lora, the adapters learn instead of text and backbone.")  # fmt: skip
+              help="Parts that learn. With --lora, the adapters learn instead of text and backbone; the decoders always learn as a whole.")  # fmt: skip
 @run_options
 def rela(
     data, kind, image_folder, validation, split, out, weights, tokenizer, lr, weight_decay, clip, batch, lora, parts,
@@ -30,11 +30,12 @@ def rela(
     """
     from ..errors import ProblemLog
     from ..training.data import read_examples
+    from ..training.lora import LoraOptions
     from ..training.rela import ReLAFineTuning, finetune_rela
 
     options = ReLAFineTuning(
         steps=steps, lr=lr, weight_decay=weight_decay, clip=clip, batch=batch, accumulate=accumulate,
-        train=part_names(parts), lora=lora_of(lora), bf16=bf16, gradient_checkpointing=gradient_checkpointing,
+        train=part_names(parts), lora=LoraOptions.of_rank(lora), bf16=bf16, gradient_checkpointing=gradient_checkpointing,
         validate_every=validate_every, seed=seed, device=device,
     )  # fmt: skip
     log = ProblemLog()

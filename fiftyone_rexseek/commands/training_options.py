@@ -57,13 +57,6 @@ def part_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def lora_of(rank: int) -> Any:
-    """Options of low-rank adapters of a rank, or None for 0."""
-    from ..training.lora import LoraOptions
-
-    return LoraOptions(rank=rank, alpha=2.0 * rank) if rank else None
-
-
 def start_of(weights: str) -> str:
     """A checkpoint's place; the name of a model that ships with the package stands for its folder."""
     from ..models.registry import ENTRIES, find_weights

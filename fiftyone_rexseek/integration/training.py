@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import Any
 import fiftyone as fo
 
 from ..errors import ConfigError, ProblemLog
+from ..models import registry
 from .examples import examples_of
 from .fields import require_detections, require_field
 
@@ -24,7 +27,8 @@ class FineTuned:
         zoo_name: the name under which the folder is loaded
         steps: optimiser steps
         minutes: of training
-        best_score: on the validation images, as ``training.finetune.score_records`` computes it; None without any
+        best_score: on the validation images: for RexSeek as ``training.finetune.score_records`` computes it, for ReLA gIoU as
+            a fraction; None without validation images
         best_step: where it was reached
         problems: what was wrong with samples, or ""
     """
@@ -52,58 +56,138 @@ def fine_tune(
     candidates_field: str = "candidates",
     expression_field: str = "expression",
     validation: fo.core.collections.SampleCollection | None = None,
+    tokenizer: str | Path | None = None,
+    lora: Any = None,
     on_progress: Callable[[float, str], None] | None = None,
     **options: Any,
 ) -> FineTuned:
-    """Teaches RexSeek the expressions of the samples; a call with the same folder goes on with a run that was stopped.
+    """Teaches RexSeek or ReLA the expressions of the samples; a call with the same folder goes on with a run that was stopped.
 
     Args:
         samples: dataset or flat view
         out_dir: folder of checkpoint, log and plot; the model is ``out_dir/model``
-        start: where to start: ``"rexseek-tiny"``, ``"rexseek-3b"``, or a checkpoint folder
-        gt_field, candidates_field, expression_field: what is meant, what there is to choose from, the text
+        start: where to start: ``"rexseek-tiny"``, ``"rexseek-3b"``, ``"rela-tiny"``, a checkpoint folder, or a file of ReLA's
+            weights; see :func:`family_of`
+        gt_field, expression_field: what is meant, and the text. ReLA learns the masks; a target without one counts as its box
+        candidates_field: what there is to choose from; ReLA does without
         validation: samples to choose the best checkpoint by; by default a tenth of the images
+        tokenizer: folder of bert-base-uncased, for weights of ReLA that come without
+        lora: rank of low-rank adapters (their scale is twice the rank), or a ``LoraOptions``; None or 0: none. What they adapt:
+            RexSeek's language model; ReLA's text encoder and Swin, while its decoders learn as a whole
         on_progress: called with a share between 0 and 1 and a text, every second
-        **options: of :class:`fiftyone_rexseek.training.finetune.FineTuning`, such as ``steps`` and ``lr``
+        **options: of :class:`fiftyone_rexseek.training.finetune.FineTuning` or
+            :class:`fiftyone_rexseek.training.rela.ReLAFineTuning`, such as ``steps`` and ``lr``
 
     Raises:
         ConfigError: fields or options that make no sense
         DataError: no sample can be trained on
     """
+    family = family_of(start)
     for part in (samples, validation):
         if part is not None:
             require_detections(part, gt_field)
-            require_detections(part, candidates_field)
+            if family == "rexseek":
+                require_detections(part, candidates_field)
             require_field(part, expression_field, fo.StringField)
-    from ..models import registry
-    from ..training.finetune import FineTuning, finetune_rexseek
-
-    known = registry.ENTRIES.get(str(start))
-    if known is not None and known.family != "rexseek":
-        raise ConfigError("this model is not fine-tuned from FiftyOne", expected="a RexSeek", found=str(start))
+    teach, settings_class = _trainer(family)
+    settings = _settings(settings_class, lora, options)
+    more = {"tokenizer": tokenizer} if family == "rela" else {}
+    place = Path(start).expanduser()
+    known = None if place.exists() else registry.ENTRIES.get(str(start))
+    weights = place if place.exists() else start if known is None else registry.find_weights(known)
     samples, validation = _with_sizes(samples), _with_sizes(validation) if validation is not None else None
     out_dir = Path(out_dir).expanduser()
-    settings = FineTuning(progress=False, **options)
-    fields = (gt_field, candidates_field, expression_field)
+    # what ReLA does not look at need not be read
+    fields = (gt_field, candidates_field if family == "rexseek" else "", expression_field)
     log = ProblemLog()
     with _Watch(out_dir, on_progress):
-        result = finetune_rexseek(
-            start if known is None or Path(start).exists() else registry.find_weights(known),
+        result = teach(
+            weights,
             examples_of(samples, *fields),
             out_dir,
             settings,
             validation=examples_of(validation, *fields) if validation is not None else None,
             log=log,
+            **more,
         )
     return FineTuned(
         out_dir / "model",
-        known.name if known is not None else "rexseek-3b",
+        known.name if known is not None else _zoo_name(family, out_dir / "model"),
         result.step,
         result.seconds / 60,
         result.best_score,
         result.best_step,
         log.summary(),
     )
+
+
+def family_of(start: str | Path) -> str:
+    """``"rexseek"`` or ``"rela"``: what the weights at this place belong to.
+
+    A name of the zoo says so; a folder by its ``config.json``; files of weights, or a folder with nothing else, are ReLA's. A
+    name on the Hugging Face hub is taken to be a RexSeek's.
+
+    Raises:
+        ConfigError: there is nothing
+
+    Example::
+
+        >>> family_of("rela-swin-base"), family_of("IDEA-Research/RexSeek-3B")
+        ('rela', 'rexseek')
+    """
+    place = Path(start).expanduser()
+    if not place.exists() and str(start) in registry.ENTRIES:
+        return registry.ENTRIES[str(start)].family
+    if place.is_file() and place.suffix in _WEIGHT_SUFFIXES:
+        return "rela"
+    if (place / "config.json").is_file():
+        try:
+            config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise ConfigError("config.json cannot be read", where=place, found=e) from e
+        return "rela" if isinstance(config, dict) and config.get("model_type") == "rela" else "rexseek"
+    if place.is_dir() and any(p.suffix in _WEIGHT_SUFFIXES for p in place.iterdir()):
+        return "rela"
+    if not place.exists() and str(start).count("/") == 1 and not str(start).startswith((".", "/", "~")):
+        return "rexseek"
+    raise ConfigError(
+        "there is no model to start from",
+        where=start,
+        expected=f"one of {', '.join(registry.ENTRIES)}, a folder with a config.json, or a file of ReLA's weights",
+    )
+
+
+_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl", ".ckpt")
+
+
+def _trainer(family: str) -> tuple[Callable[..., Any], type]:
+    if family == "rela":
+        from ..training.rela import ReLAFineTuning, finetune_rela
+
+        return finetune_rela, ReLAFineTuning
+    from ..training.finetune import FineTuning, finetune_rexseek
+
+    return finetune_rexseek, FineTuning
+
+
+def _settings(settings_class: type, lora: Any, options: Mapping[str, Any]) -> Any:
+    from ..training.lora import LoraOptions
+
+    known = {f.name for f in dataclasses.fields(settings_class)} - {"lora", "progress"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError("unknown option of this model's training", expected=f"some of {sorted(known)}", found=unknown)
+    if isinstance(lora, int):
+        lora = LoraOptions.of_rank(lora)
+    return settings_class(progress=False, lora=lora, **options)
+
+
+def _zoo_name(family: str, folder: Path) -> str:
+    """The name under which a fine-tuned folder is loaded."""
+    if family == "rexseek":
+        return "rexseek-3b"
+    variant = json.loads((folder / "config.json").read_text(encoding="utf-8"))["variant"].removeprefix("rela-")
+    return f"rela-{variant}" if f"rela-{variant}" in registry.ENTRIES else "rela-tiny"
 
 
 def _with_sizes(samples: fo.core.collections.SampleCollection) -> fo.DatasetView:

@@ -130,7 +130,9 @@ def finetune_rexseek(
 def prepare(rexseek: RexSeek, options: FineTuning) -> RexSeekObjective:
     """Chooses what learns, and wraps the network with its loss."""
     model = rexseek.model
-    trained = choose_parts(model, options.train)
+    # with adapters "language" means these alone, not the output layer
+    parts = options.train if options.lora is None else [name for name in options.train if name != "language"]
+    trained = choose_parts(model, parts)
     if options.lora is not None:
         torch.manual_seed(options.seed)  # adapters begin with random numbers
         add_lora(model, options.lora)

@@ -35,6 +35,17 @@ class LoraOptions:
     dropout: float = 0.0
     modules: tuple[str, ...] | None = None
 
+    @classmethod
+    def of_rank(cls, rank: int) -> LoraOptions | None:
+        """Adapters of a rank with twice the rank as their scale; None for rank 0.
+
+        Example::
+
+            >>> LoraOptions.of_rank(8).alpha, LoraOptions.of_rank(0)
+            (16.0, None)
+        """
+        return cls(rank=rank, alpha=2.0 * rank) if rank else None
+
 
 def train_only(
     model: nn.Module, parts: Mapping[str, tuple[str, ...]], chosen: Sequence[str], still: tuple[str, ...] = ()

@@ -63,7 +63,9 @@ class ReLAFineTuning:
         batch: expressions per micro-batch
         accumulate: micro-batches per step
         train: parts that learn, of :data:`PARTS`; with ``lora``, "text" and "backbone" mean their adapters
-        lora: low-rank adapters instead of the whole text encoder and the whole Swin (a ResNet has none and stays as it is)
+        lora: low-rank adapters on the linear layers of BERT's layers and of Swin's blocks, instead of these two as a whole.
+            Nothing else gets adapters: the decoders (a tenth of the parameters) learn as a whole where ``train`` names them;
+            the language fusion behind Swin's stages, and all of a ResNet, stay as they are
         bf16: bfloat16 autocast
         gradient_checkpointing: less memory, slower
         validation_share: share of the images kept for validation (when no validation set is given)
@@ -293,9 +295,13 @@ def finetune_rela(
     options = options or ReLAFineTuning()
     log = log if log is not None else ProblemLog()
     pairs = [pair for pair in examples if pair[0].expression.strip()]
+    if not pairs:
+        raise DataError("there is nothing to train on", expected="at least one example with an expression", found=log.summary() or "none")
     held_out = list(validation) if validation is not None else _hold_out(pairs, options)
     device = accelerator.device if accelerator is not None else options.device
     rela = ReLA.from_pretrained(start, tokenizer=tokenizer, device=device, dtype=torch.float32)
+    for word in unknown_words(rela.tokenizer, (example.expression for example, _ in pairs)):
+        log.add("unknown-word", "tokenizer", f"it has no token for {word!r}, which can mean nothing to the model")
     adapted = prepare(rela.network, options)
     batches = ExampleBatches(pairs, rela, options.batch, options.seed, log)
     optimizers = optimizers_of(rela.network, options)
@@ -324,6 +330,13 @@ def finetune_rela(
             merge_adapters(module)
         rela.save_pretrained(Path(out_dir) / "model")
     return result
+
+
+def unknown_words(tokenizer, expressions: Iterable[str]) -> list[str]:
+    """Words for which the tokenizer has nothing but ``[UNK]``; rela-tiny knows the words of drawn scenes only."""
+    words = dict.fromkeys(w for text in expressions for w in text.lower().replace(",", " ").replace(".", " ").split())
+    unknown = tokenizer.unk_token_id
+    return [w for w in words if unknown in tokenizer(w, add_special_tokens=False, verbose=False).input_ids]
 
 
 def _hold_out(pairs: list[Pair], options: ReLAFineTuning) -> list[Pair]:
