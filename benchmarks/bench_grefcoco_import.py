@@ -69,7 +69,7 @@ def _samples(folder: str) -> Iterator[fo.Sample]:
             expression_id=e.expression_id,
             expression=e.expression,
             num_targets=e.num_targets,
-            targets=targets_in_words(e.num_targets),
+            target_summary=targets_in_words(e.num_targets),
             ground_truth=_labels(e, e.targets, True),
             candidates=_labels(e, e.candidates, False),
         )

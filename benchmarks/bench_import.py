@@ -71,7 +71,7 @@ def sample(example: ReferringExample, folder: Path) -> fo.Sample:
         domain=example.domain,
         sub_domain=example.sub_domain,
         num_targets=example.num_targets,
-        targets=targets_in_words(example.num_targets),
+        target_summary=targets_in_words(example.num_targets),
         ground_truth=labels(example.targets),
         candidates=labels(example.candidates),
     )

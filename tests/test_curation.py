@@ -73,26 +73,26 @@ def test_tagging_counts_new_ones_only(dataset):
 
 def test_accept_and_undo_bring_the_source_back_exactly(dataset):
     before = dataset.values("ground_truth.detections.id")
-    dataset.set_values("targets", [targets_in_words(n) for n in dataset.values("num_targets")])
+    dataset.set_values("target_summary", [targets_in_words(n) for n in dataset.values("num_targets")])
     assert curation.accept_prediction(dataset, "a") == 4, "the failed sample has no answer to accept"
     assert curation.accept_prediction(dataset, "b") == 5, "a second time keeps the first source"
-    assert dataset.values("num_targets") == [1, 1, 1, 1, 1] and dataset.distinct("targets") == ["1 target"]
+    assert dataset.values("num_targets") == [1, 1, 1, 1, 1] and dataset.distinct("target_summary") == ["1 target"]
     assert dataset.values("ground_truth.detections.bounding_box")[1] == [[0.2, 0.1, 0.1, 0.5]]
     assert curation.undo_accept(dataset) == 5
     assert dataset.values("ground_truth.detections.id") == before
     assert dataset.values("num_targets") == [1, 1, 1, 0, 1]
-    assert dataset.values("targets") == ["1 target"] * 3 + ["no target", "1 target"]
+    assert dataset.values("target_summary") == ["1 target"] * 3 + ["no target", "1 target"]
     assert curation.undo_accept(dataset) == 0
     assert dataset.count_sample_tags() == {}
 
 
 def test_a_sample_without_ground_truth_is_without_it_again(dataset):
-    dataset.add_sample_field("targets", fo.StringField)
+    dataset.add_sample_field("target_summary", fo.StringField)
     asked = dataset.last()
     asked["ground_truth"], asked["a"], asked["a_outcome"] = None, boxes(), "rejected"
     asked.save()
     view = dataset.select(asked.id)
     assert curation.accept_prediction(view, "a") == 1
-    assert [view.values(name) for name in ("num_targets", "targets")] == [[0], ["no target"]]
+    assert [view.values(name) for name in ("num_targets", "target_summary")] == [[0], ["no target"]]
     assert curation.undo_accept(dataset) == 1
-    assert [view.values(name) for name in ("ground_truth", "num_targets", "targets")] == [[None]] * 3
+    assert [view.values(name) for name in ("ground_truth", "num_targets", "target_summary")] == [[None]] * 3

@@ -57,7 +57,7 @@ def test_import(dataset):
         assert [d.object_id for d in sample.candidates.detections] == [t.object_id for t in example.candidates]
         assert Path(sample.filepath).is_file()
     empty = dataset.match(fo.ViewField("num_targets") == 0).first()
-    assert empty.ground_truth is not None and empty.ground_truth.detections == [] and empty.targets == "no target"
+    assert empty.ground_truth is not None and empty.ground_truth.detections == [] and empty.target_summary == "no target"
     info = dataset.info[grefcoco.INFO_KEY]["grefcoco"]
     assert info["counts"]["expressions"] == FACTS["n_expressions"]
     assert info["differences_from_published"]["expressions"] == [259_859, FACTS["n_expressions"]]

@@ -215,5 +215,5 @@ def _recount(samples: _Collection, gt_field: str) -> None:
         labels = samples.values(f"{gt_field}.detections.id")
         counts = [None if own is None else len(own) for own in labels]
         samples.set_values("num_targets", counts)
-        if samples._dataset.has_sample_field("targets"):
-            samples.set_values("targets", [None if n is None else targets_in_words(n) for n in counts])
+        if samples._dataset.has_sample_field("target_summary"):
+            samples.set_values("target_summary", [None if n is None else targets_in_words(n) for n in counts])

@@ -17,7 +17,7 @@ BY_IMAGE = "by image"
 #: name, field type, description - in the order of the sidebar
 _FIELDS = (
     ("expression", fo.StringField, "The referring expression: a question about the image"),
-    ("targets", fo.StringField, "How many objects the expression refers to, in words, for the tiles: 'no target', '2 targets'"),
+    ("target_summary", fo.StringField, "How many objects the expression refers to, in words, for the tiles: 'no target', '2 targets'"),
     ("num_targets", fo.IntField, "How many objects the expression refers to; 0 = nobody matches"),
     ("domain", fo.StringField, "Kind of expression in the benchmark"),
     ("sub_domain", fo.StringField, "Finer kind of expression in the benchmark"),
@@ -30,13 +30,13 @@ _LABELS = (
     ("ground_truth", "The objects the expression refers to; empty = nobody matches"),
     ("candidates", "The objects a selector may choose from"),
 )
-_COLORS = {"ground_truth": "#16A34A", "candidates": "#94A3B8", "expression": "#3F5F8F", "targets": "#64748B"}
+_COLORS = {"ground_truth": "#16A34A", "candidates": "#94A3B8", "expression": "#3F5F8F", "target_summary": "#64748B"}
 #: Colours for prediction fields, in order of appearance.
 PREDICTION_COLORS = ("#FF6D04", "#2563EB", "#C026D3", "#0891B2", "#CA8A04", "#DC2626")
 
 
 def targets_in_words(num_targets: int) -> str:
-    """What the field ``targets`` says; an empty ground truth draws nothing, so a tile has to say it.
+    """What the field ``target_summary`` says; an empty ground truth draws nothing, so a tile has to say it.
 
     Example::
 
@@ -79,7 +79,7 @@ def present(dataset: fo.Dataset) -> None:
         has_domains = bool(dataset.distinct("domain"))
         dataset.app_config.sidebar_groups = [
             fo.SidebarGroupDocument(name="tags", paths=["tags", "_label_tags"]),
-            fo.SidebarGroupDocument(name="referring", paths=["expression", "targets", "num_targets", *domains * has_domains]),
+            fo.SidebarGroupDocument(name="referring", paths=["expression", "target_summary", "num_targets", *domains * has_domains]),
             fo.SidebarGroupDocument(name="labels", paths=[name for name, _ in _LABELS]),
             fo.SidebarGroupDocument(name="source", paths=[*domains * (not has_domains), *source], expanded=False),
             fo.SidebarGroupDocument(
@@ -88,7 +88,7 @@ def present(dataset: fo.Dataset) -> None:
                 expanded=False,
             ),
         ]
-        dataset.app_config.active_fields = fo.ActiveFields(paths=["expression", "targets", "ground_truth"])
+        dataset.app_config.active_fields = fo.ActiveFields(paths=["expression", "target_summary", "ground_truth"])
     if dataset.app_config.color_scheme is None:
         dataset.app_config.color_scheme = fo.ColorScheme(
             color_by="field",
@@ -116,7 +116,7 @@ def present_prediction(dataset: fo.Dataset, field: str) -> None:
 
 def show(dataset: fo.Dataset, fields: Sequence[str]) -> None:
     """Lets the grid show the expression, how many targets it has and these fields, and nothing else, when the dataset is opened."""
-    dataset.app_config.active_fields = fo.ActiveFields(paths=["expression", "targets", *fields])
+    dataset.app_config.active_fields = fo.ActiveFields(paths=["expression", "target_summary", *fields])
     dataset.save()
 
 
