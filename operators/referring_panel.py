@@ -25,6 +25,7 @@ HISTORY_LENGTH = 30
 STORE = "rexseek_referring"
 #: Of the twelve columns of a form, for fields that stand side by side.
 _COLUMNS = 4
+_LABELS = {"weights": "Local weights", "candidates": "Candidates", **asking.THRESHOLDS}
 
 
 class ReferringPanel(foo.Panel):
@@ -188,6 +189,10 @@ class ReferringPanel(foo.Panel):
     def render(self, ctx):
         panel = types.Object()
         panel.define_property("form", self._form(ctx))
+        # panels do not show what is wrong with a field
+        problems = asking.problems(ctx.dataset, self._options(ctx))
+        for name, problem in problems.items():
+            panel.view(f"{name}_problem", types.Warning(label=f"{_LABELS[name]}: {problem}"))
         buttons = panel.h_stack("buttons", align_x="left", gap=1)
         on_sample = bool(ctx.current_sample)
         if on_sample:
@@ -232,7 +237,7 @@ class ReferringPanel(foo.Panel):
         form.enum("model", models.values(), view=models, default=options.model, label="Model", on_change=self.check)
         problems = asking.problems(ctx.dataset, options)
         weights = form.str(
-            "weights", label="Local weights", default=options.weights, on_change=self.check,
+            "weights", label=_LABELS["weights"], default=options.weights, on_change=self.check,
             view=types.TextFieldView(space=_COLUMNS, placeholder="the model's own"),
         )  # fmt: skip
         _mark(weights, problems.get("weights"))
@@ -243,7 +248,9 @@ class ReferringPanel(foo.Panel):
         for name in known:
             sources.add_choice(name, label=name, description="boxes of this field")
         sources.add_choice(asking.GROUNDING_DINO, label=asking.GROUNDING_DINO, description="boxes found by a detector")
-        candidates = form.str("candidates", view=sources, default=options.candidates, label="Candidates", on_change=self.check)
+        candidates = form.str(
+            "candidates", view=sources, default=options.candidates, label=_LABELS["candidates"], on_change=self.check
+        )
         _mark(candidates, problems.get("candidates"))
         if options.candidates not in known:
             prompt = types.TextFieldView(space=_COLUMNS, placeholder="the nouns of the expressions")

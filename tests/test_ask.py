@@ -176,14 +176,21 @@ class TestPanel:
             params = {"panel_id": "p", "__method__": "on_load", "panel_state": state}
             done = foo.execute_operator(f"{plugin.NAME}/referring_panel", ctx={"dataset": dataset, "params": params})
             [shown] = [r.params for r in done.executor._requests if r.operator_uri.endswith("show_panel_output")]
-            form = shown["output"]["type"]["properties"]["form"]["type"]["properties"]
-            return {name: p["error_message"] for name, p in form.items() if p["invalid"]}
+            drawn = shown["output"]["type"]["properties"]
+            form = drawn["form"]["type"]["properties"]
+            said = {name: p["error_message"] for name, p in form.items() if p["invalid"]}
+            # the App does not draw the errors of a panel's fields
+            warned = {name.removesuffix("_problem"): p["view"]["label"] for name, p in drawn.items() if name.endswith("_problem")}
+            assert set(warned) == set(said) and all(said[name] in label for name, label in warned.items())
+            return said
 
         assert complaints() == {} == complaints(weights="") == complaints(candidates="grounding-dino")
         assert "Neither a field" in complaints(candidates="candidate")["candidates"]
         assert "no Detections" in complaints(candidates="image_id")["candidates"]
         assert "No such folder" in complaints(weights="/nowhere/at/all")["weights"]
         assert "download" in complaints(model="rela-swin-base")["weights"]
+        assert complaints(candidates="grounding-dino", text_threshold=7) == {"text_threshold": "Between 0 and 1"}
+        assert complaints(text_threshold=7) == {}  # no detector, no threshold
 
 
 def test_the_form_of_apply_complains_about_the_same(dataset):

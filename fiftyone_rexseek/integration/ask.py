@@ -182,12 +182,12 @@ def problems(samples, options: AskOptions) -> dict[str, str]:
         found["weights"] = "No such folder or file on the machine that runs the model"
     elif not options.weights and not entry.packaged and entry.repo_id is None:
         found["weights"] = f"Its checkpoint is at {entry.source}: download it and give the file"
-    if entry.needs_candidates and options.candidates != GROUNDING_DINO:
-        ftype = samples.get_field(options.candidates)
-        if ftype is None and not is_zoo_model(options.candidates):
-            found["candidates"] = f"Neither a field nor a FiftyOne zoo model; fields: {', '.join(detections_fields(samples)) or 'none'}"
-        elif ftype is not None and options.candidates not in detections_fields(samples):
-            found["candidates"] = "This field holds no Detections"
+    if not entry.needs_candidates or options.candidates in detections_fields(samples):
+        return found
+    if samples.get_field(options.candidates) is not None:
+        found["candidates"] = "This field holds no Detections"
+    elif options.candidates != GROUNDING_DINO and not is_zoo_model(options.candidates):
+        found["candidates"] = f"Neither a field nor a FiftyOne zoo model; fields: {', '.join(detections_fields(samples)) or 'none'}"
     for name in THRESHOLDS:
         if not 0 <= getattr(options, name) <= 1:
             found[name] = "Between 0 and 1"
