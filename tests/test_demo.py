@@ -50,8 +50,8 @@ def test_saved_views_of_domains_failures_and_disagreements(made):
 
 
 def test_a_second_demo_replaces_the_first(made, tmp_path):
-    again = build(tmp_path, num_scenes=1, seed=12, name="test-demo-again")
-    again = build(tmp_path, num_scenes=2, seed=12, name="test-demo-again")
+    again = build(tmp_path, num_scenes=1, seed=12, name="test-demo-again", side_by_side=False)
+    again = build(tmp_path, num_scenes=2, seed=12, name="test-demo-again", side_by_side=False)
     assert len(again.dataset.distinct("filepath")) == 2
     again.dataset.delete()
     again.grefcoco.delete()

@@ -22,6 +22,7 @@ def demo(folder, scenes, seed, port, app):
     At a terminal the App stays until Ctrl-C. The plugin is loaded from here; nothing is installed.
     """
     started = time.monotonic()
+    share_processor()
     use_plugin()
     from ..integration.demo import build
     from ..integration.report import compare
@@ -38,6 +39,14 @@ def demo(folder, scenes, seed, port, app):
         app = sys.stdout.isatty() and os.environ.get("APP", "1") != "0"
     if app:
         _open(made.dataset, port)
+
+
+def share_processor() -> None:
+    """Half of the cores for each of the demo's two processes, and no spinning while threads wait, so that the demo gets on
+    beside other work. Read when torch is loaded; what the user has set stays.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def use_plugin() -> None:

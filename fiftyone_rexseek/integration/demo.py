@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import fiftyone as fo
@@ -57,7 +59,13 @@ class Demo:
 
 
 def build(
-    folder: Path, *, num_scenes: int = 200, seed: int = 7, name: str = DATASET, say: Say = lambda _: None
+    folder: Path,
+    *,
+    num_scenes: int = 200,
+    seed: int = 7,
+    name: str = DATASET,
+    say: Say = lambda _: None,
+    side_by_side: bool = True,
 ) -> Demo:
     """Draws, imports, answers, scores and compares; an earlier demo of the same name is replaced.
 
@@ -66,23 +74,38 @@ def build(
         num_scenes, seed: of the drawing
         name: of the dataset in HumanRef's format; the other one is ``<name>-grefcoco``
         say: called with a line for a person before each step
+        side_by_side: make the two datasets at the same time, gRefCOCO's in a process of its own
     """
-    for model in MODELS.values():
-        registry.load(model)  # where torch is missing this says so before anything was drawn
-    dataset, runs = _humanref(folder, num_scenes, seed, name, say)
-    grefcoco, grec, gres = _grefcoco(folder, num_scenes, seed, f"{name}-grefcoco", say)
-    return Demo(dataset, runs, grefcoco, grec, gres)
+    other = f"{name}-grefcoco"
+    humanref, grefcoco = folder / "humanref", folder / "grefcoco"
+    for scenes, dataset_name in ((humanref, name), (grefcoco, other)):
+        _clear(scenes)
+        if fo.dataset_exists(dataset_name):
+            fo.delete_dataset(dataset_name)
+    if not side_by_side:
+        dataset, runs = _humanref(humanref, num_scenes, seed, name, say)
+        return Demo(dataset, runs, *_grefcoco(grefcoco, num_scenes, seed, other, say))
+    # The models' small steps keep one core busy, not two, and threads would wait for each other. A fork would share
+    # the database's connections; a fresh interpreter does not.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        say(f"in a second process: the same for {num_scenes} scenes in gRefCOCO's format: {grefcoco}")
+        second = pool.submit(_grefcoco_keys, grefcoco, num_scenes, seed, other)
+        dataset, runs = _humanref(humanref, num_scenes, seed, name, say)
+        say("waiting for the second process")
+        keys = second.result()
+    in_other = fo.load_dataset(other)
+    grec, gres = (tuple(map(in_other.load_evaluation_results, of_method)) for of_method in keys)
+    return Demo(dataset, runs, in_other, grec, gres)
 
 
 def _humanref(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
-    scenes = folder / "humanref"
-    _clear(scenes)
-    say(f"drawing {num_scenes} scenes in HumanRef's format: {scenes}")
-    labels = write_humanref(scenes, seed=seed, count=num_scenes, questions_per_scene=6)
-    dataset = _import(name, HumanRefDatasetImporter(str(scenes)), say)
+    _load_models()
+    say(f"drawing {num_scenes} scenes in HumanRef's format: {folder}")
+    labels = write_humanref(folder, seed=seed, count=num_scenes, questions_per_scene=6)
+    dataset = _import(name, HumanRefDatasetImporter(str(folder)), say)
     for field, (kind, k) in BASELINES.items():
         say(f"answering: {field}")
-        path = folder / f"{field}.jsonl"
+        path = folder.parent / f"{field}.jsonl"
         write_baseline(path, labels, kind, k)
         import_predictions(dataset, path, field, progress=False)
     models = _ask(dataset, say)
@@ -93,17 +116,28 @@ def _humanref(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
 
 
 def _grefcoco(folder: Path, num_scenes: int, seed: int, name: str, say: Say):
-    scenes = folder / "grefcoco"
-    _clear(scenes)
-    say(f"drawing {num_scenes} scenes in gRefCOCO's format: {scenes}")
-    write_grefcoco(scenes, seed=seed, count=num_scenes, refs_per_scene=REFS)
-    dataset = _import(name, GRefCOCODatasetImporter(str(scenes)), say)
+    _load_models()
+    say(f"drawing {num_scenes} scenes in gRefCOCO's format: {folder}")
+    write_grefcoco(folder, seed=seed, count=num_scenes, refs_per_scene=REFS)
+    dataset = _import(name, GRefCOCODatasetImporter(str(folder)), say)
     models = _ask(dataset, say)
     grec = _score(dataset, models, "grec", "grec", say)
     segmenters = [field for field in models if not registry.ENTRIES[MODELS[field]].needs_candidates]
     gres = _score(dataset, segmenters, "gres", "gres", say)
     _save_views(dataset, grec, models)
     return dataset, tuple(grec), tuple(gres)
+
+
+def _grefcoco_keys(folder: Path, num_scenes: int, seed: int, name: str) -> tuple[list[str], list[str]]:
+    """What another process hands back of :func:`_grefcoco`: the keys of its runs; the rest is in the database."""
+    _, grec, gres = _grefcoco(folder, num_scenes, seed, name, lambda _: None)
+    return [run.key for run in grec], [run.key for run in gres]
+
+
+def _load_models() -> None:
+    """Where torch is missing this says so before anything is drawn."""
+    for model in MODELS.values():
+        registry.load(model)
 
 
 def _clear(folder: Path) -> None:
@@ -119,8 +153,6 @@ def _clear(folder: Path) -> None:
 
 
 def _import(name: str, importer, say: Say) -> fo.Dataset:
-    if fo.dataset_exists(name):
-        fo.delete_dataset(name)
     dataset = fo.Dataset(name, persistent=True)
     say(f"importing them as {name}")
     dataset.add_importer(importer, progress=False)
