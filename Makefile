@@ -20,10 +20,13 @@ demo: $(STAMP)
 browser: $(STAMP)
 	-bash tools/ensure_browser.sh
 
-# The browser's event loop stays alive in its process, so the App tests have one of their own.
+# The browser's event loop stays alive in its process, so the App tests have processes of their own. Both parts run, whatever
+# comes of the first.
 test: $(STAMP) browser
-	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/app
-	$(PY) -m pytest tests/app
+	@status=0; set -x; \
+	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/app || status=$$?; \
+	$(PY) -m pytest -n 2 --dist loadfile tests/app || status=$$?; \
+	exit $$status
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

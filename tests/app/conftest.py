@@ -1,4 +1,7 @@
-"""The real App in a real browser: one server and one Chromium for all tests of this folder.
+"""The real App in a real browser: one server and one Chromium for all tests of this folder that run in one process.
+
+Side by side (``pytest -n 2 --dist loadfile tests/app``) each process has its own, with a database, a plugin folder and ports of
+its own: see the conftest.py of the repository.
 
 Without Chromium or playwright these tests are skipped and say so; ``make test`` installs both where it can.
 """
@@ -24,8 +27,14 @@ from fiftyone.constants import SERVER_DIR
 SHOTS = plugin.ROOT / "tests" / "screenshots"
 # fmt: off
 BROWSER_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-                "--disable-background-networking", "--disable-component-update"]
+                "--disable-background-networking", "--disable-component-update",
+                # whatever is not the local server fails at once (web fonts); unlike a route this leaves the cache on
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 # fmt: on
+#: How long a click or key may take to show before it is repeated.
+PATIENCE_MS = 8000
+#: How long anything else may take on a busy machine.
+TIMEOUT_S = 90
 
 
 def pytest_collection_modifyitems(items):
@@ -56,7 +65,9 @@ class Server:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Starts it; returns at once."""
+        """Starts it unless it runs; returns at once."""
+        if self._process is not None and self._process.poll() is None:
+            return
         command = [sys.executable, "main.py", "--port", str(self.port), "--address", "127.0.0.1"]
         # operators start programs of this environment
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -91,13 +102,17 @@ class App:
 
     def __init__(self, page, port: int):
         self.page, self.port = page, port
+        self._modal = page.locator("[data-cy=modal]")
+        self._form = page.locator("[data-cy=operators-prompt-modal]")
+        self.tiles = page.locator("[data-cy=fo-grid] [data-cy=looker]")
 
     def open(self, dataset: fo.Dataset, view: str | None = None) -> None:
         """Opens a dataset, or one of its saved views, and waits until its grid is drawn."""
-        address = f"http://127.0.0.1:{self.port}/datasets/{dataset.name}" + (f"?view={view}" if view else "")
+        slug = re.sub(r"[^a-z0-9]+", "-", view.lower()) if view else None
+        address = f"http://127.0.0.1:{self.port}/datasets/{dataset.name}" + (f"?view={slug}" if slug else "")
         self.page.goto(address, wait_until="domcontentloaded")
         # the first page of a fresh server on a busy machine takes long
-        self.page.locator("[data-cy=fo-grid] [data-cy=looker]").first.wait_for(timeout=150_000)
+        self.tiles.first.wait_for(timeout=150_000)
 
     def shot(self, name: str) -> Path:
         """Saves a screenshot; images are drawn on canvases, which takes a moment."""
@@ -109,14 +124,14 @@ class App:
 
     def operator(self, label: str):
         """Opens an operator's form from the operator browser; returns the form."""
+        self._form.wait_for(state="hidden")  # that of the operator before
         browser = self.page.locator("[data-cy=operators-browser]")
-        self._until_there(browser, lambda: self.page.locator("body").press("`"))
-        self.page.keyboard.type(label)
+        self._repeat(lambda: self.page.locator("body").press("`"), browser)
+        browser.locator("input").first.fill(label)
         browser.get_by_text(label, exact=True).first.wait_for()
         self.page.keyboard.press("Enter")
-        form = self.page.locator("[data-cy=operators-prompt-modal]")
-        form.wait_for()
-        return form
+        self._form.wait_for()
+        return self._form
 
     def execute(self, form) -> None:
         """Presses Execute as soon as the server has found the form valid."""
@@ -125,54 +140,71 @@ class App:
     def close_output(self) -> None:
         """Closes the result of an operator."""
         # operators that report progress show their result in another dialog than the others
-        self.page.get_by_role("button", name=re.compile("^(Close|Done)$")).first.click()
-        self.page.locator("[data-cy=operators-prompt-modal]").wait_for(state="hidden")
+        button = self.page.get_by_role("button", name=re.compile("^(Close|Done)$")).first
+        self._repeat(lambda: button.click(timeout=PATIENCE_MS), self._form, "hidden")
 
     def panel(self, label: str) -> None:
         """Opens a panel beside the grid."""
-        self.page.locator("[data-cy=new-panel-btn]").first.click()
-        self.page.get_by_text(label, exact=True).first.click()
+        choice = self.page.get_by_text(label, exact=True).first
+        self._repeat(lambda: self.page.locator("[data-cy=new-panel-btn]").first.click(timeout=PATIENCE_MS), choice)
+        choice.click()
 
     def open_sample(self, number: int = 0):
         """Opens a sample of the grid; returns its modal."""
-        modal = self.page.locator("[data-cy=modal]")
-        self._until_there(modal, self.page.locator("[data-cy=fo-grid] [data-cy=looker]").nth(number).click)
-        return modal
+        self._repeat(lambda: self.tiles.nth(number).click(timeout=PATIENCE_MS), self._modal)
+        return self._modal
 
-    def ask(self, modal, text: str) -> None:
-        """Opens the Referring panel of an open sample, types expressions and asks."""
+    def close_sample(self) -> None:
+        """Closes the open sample: the server remembers it, and the next page would open with it."""
+        self._repeat(lambda: self.page.keyboard.press("Escape"), self._modal, "hidden")
+
+    def ask(self, modal, text: str, timeout_s: float = 300) -> None:
+        """Opens the Referring panel of an open sample, types expressions, asks and waits for the answer.
+
+        The first answer of a server takes long: it imports and loads the model.
+        """
         box = modal.get_by_placeholder("everyone except the kid in white")
         if not box.is_visible():
             modal.get_by_text("Referring", exact=True).first.click()
         box.fill(text)
         self.settle()
         modal.get_by_role("button", name="Ask", exact=True).click()
+        modal.get_by_text("rexseek-tiny on").wait_for(timeout=timeout_s * 1000)
 
-    def settle(self) -> None:
-        """What is typed reaches the server debounced, and nothing on the page tells when."""
-        self.page.wait_for_timeout(700)
+    def wait_for_count(self, count: int) -> None:
+        """Waits until the grid says that it shows so many samples."""
+        self.page.locator("[data-cy=entry-counts]").get_by_text(self.counted(count)).first.wait_for()
 
     @staticmethod
-    def _until_there(locator, action: Callable[[], None]) -> None:
-        """Repeats what opens something: a page that has just been drawn may not listen yet."""
+    def counted(count: int, noun: str = "sample") -> re.Pattern:
+        """A count as FiftyOne and this project write it, "1 sample" or "1,200 samples", and no other that ends like it."""
+        return re.compile(rf"(?<![\d,.]){count:,} {noun}{'' if count == 1 else 's'}\b")
+
+    def settle(self) -> None:
+        """What is typed reaches a panel's state debounced, by a timer of the page; nothing on the page tells when."""
+        # a later timer of the same page, so a busy machine delays both
+        self.page.evaluate("() => new Promise(resolve => setTimeout(resolve, 700))")
+
+    @staticmethod
+    def _repeat(action: Callable[[], None], locator, state: str = "visible") -> None:
+        """Repeats what opens or closes something until it is so: a page that has just been drawn may not listen yet."""
         for _ in range(5):
             try:
                 action()
-                locator.wait_for(timeout=8000)
+                locator.wait_for(state=state, timeout=PATIENCE_MS)
                 return
             except sync_api().TimeoutError:
-                if locator.is_visible():
+                if locator.is_visible() == (state == "visible"):
                     return
-        locator.wait_for()
+        locator.wait_for(state=state)
 
-    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 40) -> None:
+    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S, every_s: float = 0.2) -> None:
         """Waits for something outside the page, such as the database."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
-                self.shot("timeout")
                 raise AssertionError(f"timed out waiting until {what}")
-            self.page.wait_for_timeout(200)
+            self.page.wait_for_timeout(every_s * 1000)
 
 
 def sync_api():
@@ -180,24 +212,21 @@ def sync_api():
     return pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
-@pytest.fixture
-def server(database):
-    """An App server of the test's own, started, with this checkout as its only plugin."""
-    plugin.install()
-    server = Server()
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def shared_server(database):
-    """The App server of all other tests; it starts while the first of them makes its dataset."""
+    """The App server, with this checkout as its only plugin; it starts while the first test makes its dataset."""
     plugin.install()
     server = Server()
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def server(shared_server):
+    """The App server for a test that kills it; afterwards it runs again."""
+    yield shared_server
+    shared_server.start()
 
 
 @pytest.fixture(scope="session")
@@ -215,9 +244,6 @@ def context(tmp_path_factory):
             args=BROWSER_ARGS,
             viewport={"width": 1500, "height": 950},
         )
-        local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
-        # whatever is not the local server fails at once (web fonts)
-        context.route(lambda url: not url.startswith(local), lambda route: route.abort())
         # a promotional popover, whose invisible backdrop would swallow the clicks
         context.add_init_script("localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')")
         yield context
@@ -229,7 +255,7 @@ def app(shared_server, context):
     """The App on a fresh page; a failing test leaves a screenshot."""
     shared_server.wait()
     page = context.new_page()
-    page.set_default_timeout(40_000)
+    page.set_default_timeout(TIMEOUT_S * 1000)
     yield App(page, shared_server.port)
     page.close()
 

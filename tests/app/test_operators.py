@@ -48,7 +48,7 @@ def test_suspected_label_errors_are_shown_accepted_and_taken_back(app, dataset):
     app.shot("suspected-form")
     app.execute(form)
     app.page.get_by_text("labels to doubt").first.wait_for()
-    app.until(lambda: app.page.locator("[data-cy=fo-grid] [data-cy=looker]").count() == 1, "one tile is left")
+    app.until(lambda: app.tiles.count() == 1, "one tile is left")
     app.shot("suspected")
 
     app.open_sample(0)
@@ -85,7 +85,7 @@ def test_disagreements_say_what_is_wrong_while_typing_and_are_saved(app, dataset
 
     app.until(saved, "the view is saved")
     assert set(dataset.load_saved_view("to look at").values("id")) == set(dataset.values("id")[2:])
-    app.until(lambda: app.page.locator("[data-cy=fo-grid] [data-cy=looker]").count() == 2, "the view is shown")
+    app.until(lambda: app.tiles.count() == 2, "the view is shown")
 
 
 def test_tagging_the_open_sample_for_review(app, dataset):
@@ -124,7 +124,7 @@ def test_quality_then_reset(app, dataset):
     app.shot("quality")
     assert dataset.match_tags("quality:non-letter-in-word").values("expression") == ["the m;an"]
     app.close_output()
-    app.until(lambda: app.page.locator("[data-cy=fo-grid] [data-cy=looker]").count() == 1, "the flagged sample is shown")
+    app.until(lambda: app.tiles.count() == 1, "the flagged sample is shown")
 
     form = app.operator("Remove predictions, evaluations and tags")
     form.get_by_text("Choose what to remove").first.wait_for()

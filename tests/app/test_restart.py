@@ -45,23 +45,44 @@ def dataset(tmp_path):
     dataset.delete()
 
 
+class Worker:
+    """What ``fiftyone delegated launch`` does, with a model that stops after its first questions until :meth:`go_on`."""
+
+    def __init__(self, folder: Path):
+        self._asked, self._gate = folder / "asked.txt", folder / "go-on"
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        env = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{plugin.ROOT}"}
+        command = [sys.executable, str(TESTS / "delegated_worker.py"), str(self._asked), "0", str(self._gate)]
+        quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, env=env, start_new_session=True, **quiet)
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def has_begun(self) -> bool:
+        """Whether the first questions were answered."""
+        assert self.is_running()
+        return self._asked.exists()
+
+    def go_on(self) -> None:
+        self._gate.touch()
+
+    def wait(self) -> None:
+        self._process.wait(120)
+
+    def kill(self) -> None:
+        if self._process is not None and self.is_running():
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(30)
+
+
 @pytest.fixture
 def worker(tmp_path):
-    """What ``fiftyone delegated launch`` does, with a model that takes half a second per batch."""
-    env = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{plugin.ROOT}"}
-    command = [sys.executable, str(TESTS / "delegated_worker.py"), str(tmp_path / "asked.txt"), "0.5"]
-    started = []
-
-    def start() -> subprocess.Popen:
-        quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        started.append(subprocess.Popen(command, env=env, start_new_session=True, **quiet))
-        return started[0]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
+    worker = Worker(tmp_path)
+    yield worker
+    worker.kill()
 
 
 def outcomes(dataset, field) -> dict:
@@ -73,22 +94,20 @@ def outcomes(dataset, field) -> dict:
     return {i: outcome for i, outcome in zip(ids, found) if outcome is not None}
 
 
+@pytest.mark.timeout(1500)  # two starts of the server, each with a first answer
 def test_a_killed_server_loses_nothing(app, server, dataset, worker):
-    server.wait()
-    app.port = server.port
-    app.open(dataset)
-    modal = app.open_sample(0)
-    app.ask(modal, "the person in the middle")
-    modal.get_by_text("rexseek-tiny on").wait_for(timeout=300_000)
-
-    app.open(dataset)
     service = DelegatedOperationService()
     operation = plugin.operator("apply_expressions")(dataset, delegate=True, **QUEUED)["id"]
-    process = worker()
+    worker.start()
+    app.open(dataset)
+    app.ask(app.open_sample(0), "the person in the middle")
+    app.close_sample()
+    app.until(worker.has_begun, "the delegated run has begun", timeout_s=120)
+
     form = app.operator("Apply expressions")
     form.get_by_text(f"{NUM_SAMPLES} samples will be asked").wait_for()
     app.execute(form)
-    app.until(lambda: outcomes(dataset, "rexseek_tiny"), "the first answers are stored", timeout_s=300)
+    app.until(lambda: outcomes(dataset, "rexseek_tiny"), "the first answers are stored", timeout_s=300, every_s=0.02)
     server.kill()
 
     kept = outcomes(dataset, "rexseek_tiny")
@@ -100,10 +119,11 @@ def test_a_killed_server_loses_nothing(app, server, dataset, worker):
     assert len(set(labels) - set(kept)) == NUM_SAMPLES - len(kept)
 
     # the other process did not notice
-    assert process.poll() is None and service.get(operation).run_state in ("queued", "running")
+    assert worker.is_running() and service.get(operation).run_state == "running"
 
     server.start()
     server.wait()
+    worker.go_on()
     app.open(dataset)
     app.panel("Referring")
     app.page.get_by_text("the person in the middle").first.wait_for()  # the history
@@ -117,10 +137,11 @@ def test_a_killed_server_loses_nothing(app, server, dataset, worker):
     assert set(outcomes(dataset, "rexseek_tiny").values()) <= ANSWERS
     after = dict(zip(*dataset.values(["id", "rexseek_tiny.detections.id"])))
     assert all(after[i] == labels[i] for i in kept), "what was answered before was asked again"
-    app.page.get_by_text(f"{NUM_SAMPLES - len(kept)} expressions on {NUM_SAMPLES - len(kept)} images").wait_for()
+    rest = NUM_SAMPLES - len(kept)
+    app.page.get_by_text(f"{rest} expressions on {rest} images").wait_for()
     app.shot("restarted-rest")
 
     app.until(lambda: len(outcomes(dataset, "queued")) == NUM_SAMPLES, "the delegated run is done", timeout_s=120)
-    process.wait(60)
+    worker.wait()
     assert service.get(operation).run_state == "completed"
     assert dataset.count_values("queued_outcome") == {"selected": 64, "rejected": 32}
