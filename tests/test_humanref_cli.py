@@ -104,6 +104,7 @@ def other_split(tmp_path):
         (lambda t: ["--gt", GT, "--pred", other_split(t)], "another split"),
         (lambda t: ["--gt", GT, "--pred", prediction("perfect"), "--names", "a", "b"], "do not pair up"),
         (lambda t: ["--gt", GT, "--pred", prediction("perfect"), prediction("points"), "--names", "a", "a"], "same name"),
+        (lambda t: ["--gt", GT, "--pred", prediction("perfect"), "--names", "a\nb"], "one line"),
         (lambda t: ["--gt", GT, "--pred", prediction("perfect"), "--dump", t / "empty.jsonl"], "cannot write"),
         (lambda t: ["--gt", GT, "--pred", prediction("perfect"), "--json", t], "cannot write"),
     ],

@@ -119,6 +119,9 @@ def _names(files: Sequence[str], names: Sequence[str]) -> list[str]:
             expected=f"{len(files)} names, one for each --pred",
             found=f"{len(names)}: {', '.join(names)}",
         )
+    broken = [n for n in names if n.splitlines() not in ([n], [])]
+    if broken:
+        raise ConfigError("a name does not fit into a table", expected="one line", found=repr(broken[0]), advice="Give --names")
     if len(set(names)) != len(names):
         raise ConfigError("two prediction files have the same name", found=", ".join(names), advice="Give --names")
     return list(names)
