@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 from collections import Counter as Tally
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -359,3 +360,17 @@ def test_what_is_no_run_length_encoding(rle):
     fine = {"size": [2, 2], "counts": "13"}
     first, found, last = rle_problems([fine, rle, {**fine, "counts": b"13"}])
     assert first is None and found and last is None
+
+
+def test_a_corrected_target_is_written_and_other_masks_come_from_the_source():
+    source = index_instances(INSTANCES)
+    example = next(e for e in RefsReader(REFS, source) if e.targets and len(e.candidates) > len(e.targets))
+    moved = replace(example.targets[0], box_xyxy=(1.0, 2.0, 11.0, 12.0), segmentation=None, area=None)
+    bare = tuple(replace(c, segmentation=None) for c in example.candidates)
+    document = to_instances([replace(example, targets=(), candidates=bare), replace(example, targets=(moved,))], source)
+    rows = {a["id"]: a for a in document["annotations"]}
+    assert list(rows) == [c.object_id for c in example.candidates]
+    assert rows[moved.object_id]["bbox"] == [1, 2, 10, 10] and "segmentation" not in rows[moved.object_id]
+    for other in example.candidates:
+        if other.object_id != moved.object_id and other.segmentation:
+            assert rows[other.object_id]["segmentation"] == other.segmentation

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, ProblemLog
-from ..referring import ReferringExample
-from .coco import InstancesIndex, coco_bbox, read_instances
+from ..referring import ReferringExample, Target
+from .coco import InstancesIndex, coco_bbox, is_text, read_instances
 from .refs import RefsBuilder, RefsReader, load_refs
 
 REFS_NAMES = ("grefs(unc).json", "grefs(unc).p")
@@ -156,8 +156,8 @@ def write_grefcoco(
     The instances are the images of the examples with their targets and candidates.
 
     Args:
-        index: what is known beyond the examples: category ids and the header. Without it categories are numbered in
-            order of appearance.
+        index: what is known beyond the examples: category ids, the header, segmentations of objects that have not
+            moved. Without it categories are numbered in order of appearance.
         without_sentences: refs that gave no example, with their positions (see :class:`~.refs.RefsReader`)
     """
     builder = RefsBuilder()
@@ -175,7 +175,9 @@ def write_grefcoco(
 
 def _write_json(path: str | Path, content: Any) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(content, ensure_ascii=False)
+    # half a character, which a field of the source may hold, can only be written as its escape
+    Path(path).write_text(text if is_text(text) else json.dumps(content), encoding="utf-8")
 
 
 def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | None = None) -> dict[str, Any]:
@@ -184,6 +186,7 @@ def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | N
     ids = {name: key for key, name in index.categories.items()}
     images: dict[Any, dict[str, Any]] = {}
     annotations: dict[Any, dict[str, Any]] = {}
+    referred: set[Any] = set()
     for example in examples:
         if example.image_id not in images:
             images[example.image_id] = {
@@ -192,26 +195,40 @@ def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | N
                 "width": example.width,
                 "height": example.height,
             }
-        for target in (*example.candidates, *example.targets):
-            if target.object_id in annotations:
-                # an object may have come up as a mere candidate, without its mask
-                if target.segmentation is not None:
-                    annotations[target.object_id].setdefault("segmentation", target.segmentation)
-                continue
-            known = index.annotations.get(target.object_id)
-            box = coco_bbox(target.box_xyxy)
-            row = {
-                "id": target.object_id,
-                "image_id": example.image_id,
-                "category_id": known.category_id if known else ids.setdefault(target.label, max(ids.values(), default=0) + 1),
-                "bbox": box,
-                "area": box[2] * box[3] if target.area is None else target.area,
-                "iscrowd": int(target.iscrowd),
-            }
-            if target.segmentation is not None:
-                row["segmentation"] = target.segmentation
-            annotations[target.object_id] = row
+        # candidates come first, which keeps the order of the file
+        labels = [*((c, False) for c in example.candidates), *((t, True) for t in example.targets)]
+        for target, is_target in labels:
+            key, row = target.object_id, annotations.get(target.object_id)
+            if row is None or (is_target and key not in referred):
+                # a box that was corrected as a target counts, not its copy among the candidates
+                new = _annotation(target, example.image_id, index, ids)
+                if row is not None and row["bbox"] == new["bbox"] and "segmentation" in row:
+                    new.setdefault("segmentation", row["segmentation"])
+                annotations[key] = new
+            if is_target:
+                referred.add(key)
     header = dict(index.header)
     if not header.get("categories"):
         header["categories"] = [{"id": key, "name": name} for name, key in ids.items()]
     return {**header, "images": list(images.values()), "annotations": list(annotations.values())}
+
+
+def _annotation(target: Target, image_id: Any, index: InstancesIndex, category_ids: dict[str, int]) -> dict[str, Any]:
+    known = index.annotations.get(target.object_id)
+    box = coco_bbox(target.box_xyxy)
+    segmentation = target.segmentation
+    if segmentation is None and known and known.target.box_xyxy == tuple(target.box_xyxy):
+        segmentation = known.target.segmentation
+    if known and known.category_id is not None:
+        category = known.category_id
+    else:
+        category = category_ids.setdefault(target.label, max(category_ids.values(), default=0) + 1)
+    row = {
+        "id": target.object_id,
+        "image_id": image_id,
+        "category_id": category,
+        "bbox": box,
+        "area": box[2] * box[3] if target.area is None else target.area,
+        "iscrowd": int(target.iscrowd),
+    }
+    return row if segmentation is None else {**row, "segmentation": segmentation}

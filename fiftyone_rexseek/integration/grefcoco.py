@@ -14,11 +14,12 @@ import fiftyone as fo
 import fiftyone.types as fot
 
 from ..datasets import grefcoco, refcoco
-from ..datasets.coco import InstancesIndex
+from ..datasets.coco import InstancesIndex, read_instances
 from ..datasets.refs import SPLITS
 from ..errors import ConfigError, DataError, DownloadError
 from ..referring import ReferringExample, Target
 from .dataset_types import POINTER, REVISION, ExamplesExporter, ExamplesImporter, source_of
+from .importers import INFO_KEY as IMPORTS_KEY
 from .zoo_datasets import SourceDirDataset, fetch_snapshot
 
 logger = logging.getLogger(__name__)
@@ -157,8 +158,8 @@ class GRefCOCODatasetExporter(ExamplesExporter):
     """Writes ``grefs(unc).json`` and ``instances.json`` beside ``images/``.
 
     Samples that came from such files give back the refs they came from, ids, sentences, tokens and segmentations
-    included. The instances are the objects of the exported images; those that no expression refers to come without
-    segmentation, which the dataset does not keep. Objects without an id get new ones.
+    included. The instances are the objects of the exported images; the segmentations of those that no expression refers
+    to are not in the dataset, but come from the imported file where it is still there. Objects without an id get new ones.
     """
 
     default_labels = "grefs(unc).json"
@@ -175,7 +176,21 @@ class GRefCOCODatasetExporter(ExamplesExporter):
             self._without_sentences = [(p, ref) for p, ref in entry.get("refs_without_sentences", ())]
         categories = {c["id"]: c["name"] for c in header.get("categories", ()) if "id" in c and "name" in c}
         self._index = InstancesIndex(categories=categories, header=dict(header))
+        imports = sample_collection._dataset.info.get(IMPORTS_KEY, {})
+        for path in sorted({e["instances_path"] for e in imports.values() if e.get("instances_path")}):
+            self._add_source(Path(path))
         super().export_samples(sample_collection, progress=progress)
+
+    def _add_source(self, path: Path) -> None:
+        """Takes from the file that was imported, where it is still there, what the dataset does not keep."""
+        try:
+            source = read_instances(path)
+        except DataError as e:
+            logger.info("masks of objects that no expression refers to are not exported: %s", e)
+            return
+        if {**source.categories, **self._index.categories} == source.categories:
+            self._index.annotations.update(source.annotations)
+            self._index.header = {**source.header, **self._index.header}
 
     def write(self, examples):
         numbered = _Numbered()
