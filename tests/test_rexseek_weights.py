@@ -247,6 +247,41 @@ def test_neither_folder_nor_repository(tmp_path):
         load(tmp_path / "file.safetensors")
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("num_attention_heads", "4"), ("hidden_act", "abacus"), ("hidden_size", -4), ("rope_scaling", "x"),
+        ("mm_vision_select_layer", 99), ("mm_vision_select_layer", "a"), ("fiftyone_rexseek", [1]),
+        ("fiftyone_rexseek", {"convnext_dims": "abcd"}), ("fiftyone_rexseek", {"image_size": "64"}),
+    ],
+)  # fmt: skip
+def test_senseless_values_of_the_configuration_are_named(folder, key, value):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        RexSeek.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("values", [{"eos_token_id": "</s>"}, {"repetition_penalty": "1.1"}])
+def test_senseless_generation_settings_are_named(folder, values):
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=next(iter(values))):
+        RexSeek.from_pretrained(folder)
+
+
+def test_padding_token_beyond_the_vocabulary(folder, original):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token_id": 151643}))
+    assert ids_of(RexSeek.from_pretrained(folder)) == ids_of(original)
+
+
+def test_quantized_weights_are_refused(folder):
+    state = load_file(folder / "model.safetensors")
+    save_file({k: v.to(torch.int8) for k, v in state.items()}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="quantized"):
+        RexSeek.from_pretrained(folder)
+
+
 def test_options_are_checked_before_anything_is_fetched():
     for options in ({"device": "abacus"}, {"dtype": "decimal"}, {"sine": "xyxy"}):
         with pytest.raises(ConfigError, match="unknown"):

@@ -277,8 +277,10 @@ def _configuration(folder: Path, file: Path, state: dict[str, Tensor], variant: 
     """The folder's configuration, else the one asked for, else what the tensors show."""
     found = weight_files.describe(state)
     if found is None:
-        weight_files.config_from_state_dict(state)  # says which tensor is missing
-        raise CheckpointError("not a ReLA checkpoint", where=file)
+        names = ", ".join(list(state)[:3]) or "nothing"
+        raise CheckpointError(
+            "not a ReLA checkpoint", where=file, expected="tensors of sem_seg_head and backbone", found=names
+        )
     wanted = None if variant is None else ReLAConfig.from_variant(variant)
     own = ReLAConfig.load(folder) if (folder / "config.json").is_file() else None
     has = own.variant.removeprefix("rela-") if own is not None else found

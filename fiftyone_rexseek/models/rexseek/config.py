@@ -96,6 +96,19 @@ class RexSeekConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "text", {**_QWEN_3B, **self.text})
         object.__setattr__(self, "clip", {**_CLIP_L, **self.clip})
+        stages = (*self.convnext_dims, *self.convnext_depths)
+        if not all(isinstance(n, int) and n > 0 for n in (*stages, self.image_size)):
+            raise ConfigError(
+                "convnext_dims, convnext_depths and image_size are positive whole numbers",
+                found=f"{self.convnext_dims}, {self.convnext_depths} and {self.image_size!r}",
+            )
+        layers = self.clip["num_hidden_layers"]
+        if not isinstance(self.select_layer, int) or not -layers - 1 <= self.select_layer <= layers:
+            raise ConfigError(
+                "CLIP has no such hidden state",
+                expected=f"select_layer from {-layers - 1} to {layers}",
+                found=self.select_layer,
+            )
         if len(self.convnext_dims) != 4 or len(self.convnext_depths) != 4:
             raise ConfigError(
                 "ConvNeXt has four stages",
@@ -149,7 +162,10 @@ class RexSeekConfig:
         """The ``transformers.Qwen2Config`` of the language model."""
         from transformers import Qwen2Config
 
-        return Qwen2Config(**self.text)
+        # Only training looks at the padding's row, and PyTorch refuses one that a smaller vocabulary does not have.
+        pad = self.text.get("pad_token_id")
+        has_pad = pad is not None and pad < self.text["vocab_size"]
+        return Qwen2Config(**{**self.text, "pad_token_id": pad if has_pad else None})
 
     def clip_config(self):
         """The ``transformers.CLIPVisionConfig`` of the first image encoder."""
@@ -190,8 +206,10 @@ class RexSeekConfig:
                 break
         try:
             config = cls(**values)
-        except ConfigError as e:
-            raise CheckpointError(str(e), where=folder / "config.json") from e
+            config.text_config(), config.clip_config()
+        except Exception as e:  # whatever transformers finds wrong with a value
+            what = str(e) if isinstance(e, ConfigError) else f"cannot be used ({type(e).__name__}: {e})"
+            raise CheckpointError(what, where=folder / "config.json") from e
         for key, width in (
             ("mm_hidden_size", config.image_width),
             ("object_hidden_size", config.object_width),
@@ -245,7 +263,7 @@ def _from_public(public: Mapping[str, Any]) -> dict[str, Any]:
             values["select_layer"] = value
         elif key == "mm_vision_select_feature":
             values["select_feature"] = value
-        elif key in ("_tiny_overrides", "fiftyone_rexseek"):
+        elif key in ("_tiny_overrides", "fiftyone_rexseek") and isinstance(value, Mapping):
             values.update({k: v for k, v in value.items() if k in own})
         elif key not in _NOT_QWEN:
             values["extra"][key] = value

@@ -58,7 +58,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
     """
     if (folder / _INDEX).is_file():
         weight_map = read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
+        if not isinstance(weight_map, dict) or not all(isinstance(n, str) for n in weight_map.values()):
             raise CheckpointError("has no weight_map", where=folder / _INDEX)
         files = [folder / name for name in sorted(set(weight_map.values()))]
     elif (folder / _SINGLE).is_file():
@@ -118,13 +118,25 @@ def load_model(
         logger.info("%s has no lm_head.weight: the output layer is tied to the input embeddings", folder)
         tie = True
     config = config.replace(text={"tie_word_embeddings": tie})
-    with torch.device("meta"):
-        model = RexSeekForSelection(config)
+    try:
+        with torch.device("meta"):
+            model = RexSeekForSelection(config)
+    except Exception as e:  # a size or a name that PyTorch or transformers does not know
+        raise CheckpointError(
+            f"describes no model that can be built ({type(e).__name__}: {e})", where=folder / "config.json"
+        ) from e
     _check_names(model, shapes, tie, folder)
 
     state: dict[str, Tensor] = {}
     for file in files:
         for name, tensor in _tensors(file):
+            if not tensor.is_floating_point():
+                raise CheckpointError(
+                    "quantized weights are not read",
+                    where=file,
+                    expected="floating point",
+                    found=f"{name}: {tensor.dtype}",
+                )
             if not (tie and name == "lm_head.weight"):
                 state[name] = tensor.to(device=device, dtype=dtype)
     if tie:
@@ -153,6 +165,7 @@ def _check_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], tie: b
             f"{len(problems)} tensor(s) do not fit the model that config.json describes:\n  "
             + "\n  ".join(problems),
             where=folder,
+            advice=None if set(wanted) & set(shapes) else "No name fits: this is no checkpoint of RexSeek",
         )
 
 
@@ -224,9 +237,23 @@ def save_model(model: RexSeekForSelection, folder: str | Path, dtype: torch.dtyp
 
 
 def read_generation_config(folder: str | Path) -> dict:
-    """``generation_config.json`` of a folder, or an empty dictionary when there is none."""
+    """``generation_config.json`` of a folder, or an empty dictionary when there is none.
+
+    Raises:
+        CheckpointError: unreadable, or its end tokens or repetition penalty are no numbers
+    """
     path = Path(folder) / "generation_config.json"
-    return read_json(path) if path.is_file() else {}
+    values = read_json(path) if path.is_file() else {}
+    eos, penalty = values.get("eos_token_id"), values.get("repetition_penalty")
+    if not all(isinstance(i, int) for i in (eos if isinstance(eos, list) else [eos or 0])):
+        raise CheckpointError(
+            "bad eos_token_id", where=path, expected="a token id or a list of them", found=eos
+        )
+    if penalty is not None and not (isinstance(penalty, int | float) and penalty > 0):
+        raise CheckpointError(
+            "bad repetition_penalty", where=path, expected="a positive number", found=penalty
+        )
+    return values
 
 
 def write_generation_config(folder: str | Path, values: Mapping) -> None:
