@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ConfigError
 from ..models.answering import ImageJob, Item
 from . import presentation
+from .schema import add_sample_fields
 from .selections import (
     ANSWER,
     COUNT,
@@ -116,19 +117,19 @@ def check_output(samples, label_field: str, overwrite: bool) -> None:
 
 def declare_output(dataset, label_field: str, several: bool, draws: bool = False) -> None:
     """Adds the fields of a prediction, so that they are in the sidebar from the start."""
-    dataset.add_sample_field(label_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    labels = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Detections}
+    text, texts = {"ftype": fo.StringField}, {"ftype": fo.ListField, "subfield": fo.StringField}
     detections = f"{label_field}.detections"
-    dataset.add_sample_field(f"{detections}.candidate", fo.IntField)
-    dataset.add_sample_field(f"{detections}.box_xyxy", fo.ListField, subfield=fo.FloatField)
+    fields = {label_field: labels, f"{detections}.candidate": {"ftype": fo.IntField}}
+    fields[f"{detections}.box_xyxy"] = {"ftype": fo.ListField, "subfield": fo.FloatField}
     if several:
-        dataset.add_sample_field(f"{detections}.expression", fo.StringField)
-        for suffix in ("_expressions", "_outcomes", "_answers"):
-            dataset.add_sample_field(label_field + suffix, fo.ListField, subfield=fo.StringField)
-    for suffix in (OUTCOME, ANSWER, ERROR):
-        dataset.add_sample_field(label_field + suffix, fo.StringField)
-    dataset.add_sample_field(label_field + REJECTION_SCORE, fo.FloatField)
+        fields[f"{detections}.expression"] = text
+        fields |= {label_field + suffix: texts for suffix in ("_expressions", "_outcomes", "_answers")}
+    fields |= {label_field + suffix: text for suffix in (OUTCOME, ANSWER, ERROR)}
+    fields[label_field + REJECTION_SCORE] = {"ftype": fo.FloatField}
     if draws and not several:
-        dataset.add_sample_field(label_field + REJECTED_MASK, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+        fields[label_field + REJECTED_MASK] = labels
+    add_sample_fields(dataset, fields)
     presentation.present_prediction(dataset, label_field)
 
 

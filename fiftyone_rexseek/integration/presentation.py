@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import fiftyone as fo
 from fiftyone import ViewField as F
 
+from .schema import add_sample_fields
 from .selections import COMPANIONS
 
 logger = logging.getLogger(__name__)
@@ -51,14 +52,13 @@ def declare_fields(dataset: fo.Dataset, id_type: type = str, image_id_type: type
     if dataset.media_type is None:
         dataset.media_type = fo.core.media.IMAGE
     by_type = {"expression_id": id_type, "image_id": image_id_type}
+    fields = {}
     for name, ftype, description in _FIELDS:
-        if not dataset.has_sample_field(name):
-            ftype = ftype or (fo.IntField if by_type[name] is int else fo.StringField)
-            dataset.add_sample_field(name, ftype, description=description)
+        ftype = ftype or (fo.IntField if by_type[name] is int else fo.StringField)
+        fields[name] = {"ftype": ftype, "description": description}
     for name, description in _LABELS:
-        if not dataset.has_sample_field(name):
-            embedded = dict(embedded_doc_type=fo.Detections, description=description)
-            dataset.add_sample_field(name, fo.EmbeddedDocumentField, **embedded)
+        fields[name] = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Detections, "description": description}
+    add_sample_fields(dataset, {name: options for name, options in fields.items() if not dataset.has_sample_field(name)})
     indexed = dataset.list_indexes()
     for name in ("image_id", "expression_id", "domain", "num_targets"):
         if name not in indexed:
