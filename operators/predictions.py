@@ -43,18 +43,24 @@ class ImportPredictions(CallableOperator):
             self._check(path, ctx.params.get("format") or usual, prop, inputs)
         default = _field_name(path) if path is not None else None
         name_prop = inputs.str("pred_field", required=True, default=default, label="Field")
-        overwrite = bool(ctx.params.get("overwrite"))
         name = ctx.params.get("pred_field") or default
         if name:
-            try:
-                predictions.check_new_field(ctx.dataset, name, overwrite)
-            except ReferringError as e:
-                invalid(name_prop, str(e))
-            if ctx.dataset.has_sample_field(name):
-                inputs.bool("overwrite", default=False, label=f"Replace what '{name}' holds")
+            self._field(ctx, inputs, name, name_prop)
         inputs.bool("strict", default=False, label="Stop at the first problem", description="Before anything is written")
         count_notice(inputs, count, "can get predictions")
         return types.Property(inputs, view=types.View(label="Import predictions"))
+
+    @staticmethod
+    def _field(ctx, inputs, name: str, prop: types.Property) -> None:
+        try:
+            predictions.check_new_field(ctx.dataset, name, overwrite=True)
+        except ReferringError as e:
+            invalid(prop, str(e))
+            return
+        if ctx.dataset.has_sample_field(name):
+            inputs.bool("overwrite", default=False, label=f"Replace what '{name}' holds")
+            if not ctx.params.get("overwrite"):
+                invalid(prop, f"Field '{name}' exists: choose another name, or replace what it holds")
 
     @staticmethod
     def _check(path: Path, file_format: str, prop: types.Property, inputs) -> None:
