@@ -156,7 +156,9 @@ class App:
 
     def close_sample(self) -> None:
         """Closes the open sample: the server remembers it, and the next page would open with it."""
-        self._repeat(lambda: self.page.keyboard.press("Escape"), self._modal, "hidden")
+        # beside it: Escape closes it only while the Sample tab is in front
+        beside = {"x": 5, "y": 400}
+        self._repeat(lambda: self._modal.click(position=beside, timeout=PATIENCE_MS), self._modal, "hidden")
 
     def ask(self, modal, text: str, timeout_s: float = 300) -> None:
         """Opens the Referring panel of an open sample, types expressions, asks and waits for the answer.
