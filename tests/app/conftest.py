@@ -35,6 +35,13 @@ BROWSER_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-r
 PATIENCE_MS = 8000
 #: How long anything else may take on a busy machine.
 TIMEOUT_S = 90
+#: Stops animations and transitions of every page.
+STILL = """addEventListener("DOMContentLoaded", () => {
+    const style = document.createElement("style");
+    style.textContent = "*, *::before, *::after { animation: none !important; transition: none !important; }";
+    document.head.append(style);
+});"""
+
 
 
 def pytest_collection_modifyitems(items):
@@ -245,9 +252,12 @@ def context(tmp_path_factory):
             headless=True,
             args=BROWSER_ARGS,
             viewport={"width": 1500, "height": 950},
+            reduced_motion="reduce",
         )
         # a promotional popover, whose invisible backdrop would swallow the clicks
         context.add_init_script("localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')")
+        # without a graphics card every frame of a spinner is drawn by the processor
+        context.add_init_script(STILL)
         yield context
         context.close()
 
