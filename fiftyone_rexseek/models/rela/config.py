@@ -320,6 +320,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "open_radius": 0.15,
         "residual_outputs": True,
         "nms_iou": 0.6,
-        "no_target_threshold": 0.41,
+        "no_target_threshold": 0.43,
     },
 }
