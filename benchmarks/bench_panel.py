@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,12 @@ NUM_ASKED = 8
 
 def run(quick: bool = False) -> list[Result]:
     """Asks about a sample; opens the Results panel on 50,000 evaluated samples (quick: 5,000), compares and evaluates there."""
-    num_samples = 5_000 if quick else 50_000
+    # in a process of its own: FiftyOne reads its settings once, when it is imported
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_run, 5_000 if quick else 50_000).result()
+
+
+def _run(num_samples: int) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="bench-panel-") as folder, _database(Path(folder)):
         results = [_ask(Path(folder))]
         results += _measure(num_samples)

@@ -9,6 +9,18 @@ COLUMN = {
 }
 
 
+#: A table that may be narrower than the App's 650 pixels, which panels beside the grid are.
+NARROW_TABLE = {
+    "item": {
+        "sx": {
+            "overflowX": "auto",
+            "& .MuiTable-root": {"minWidth": 0},
+            "& .MuiTableCell-root": {"px": 0.75, "fontSize": "0.8rem"},
+        }
+    }
+}
+
+
 def show_data(ctx, name: str, value) -> None:
     """Sets a panel's data (rows, traces, a picture) in place of what was there.
 

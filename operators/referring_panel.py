@@ -18,7 +18,7 @@ from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.registry import ENTRIES
 
 from .base import PLUGIN, invalid
-from .layout import COLUMN, show_data
+from .layout import COLUMN, NARROW_TABLE, show_data
 
 #: Questions kept per dataset.
 HISTORY_LENGTH = 30
@@ -214,7 +214,7 @@ class ReferringPanel(foo.Panel):
             warm = asking.is_warm(self._options(ctx))
             panel.md("*The model is loaded.*" if warm else "*The first question loads the model.*", name="warm")
         if ctx.panel.get_state("num_asked"):
-            table = types.TableView()
+            table = types.TableView(componentsProps=NARROW_TABLE)
             table.add_column("expression", label="Asked before")
             table.add_column("outcome", label="Answer")
             table.add_column("model", label="Model")

@@ -11,7 +11,7 @@ from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration import comparison, failures, results
 from fiftyone_rexseek.integration.results_content import comparison_content, content
 
-from .layout import COLUMN, show_data
+from .layout import COLUMN, NARROW_TABLE, show_data
 
 _PLOTS = ("domain", "targets", "histogram", "causes", "precision_recall", "sweep")
 #: Plots scroll with the panel and are clicked, not zoomed.
@@ -255,9 +255,7 @@ class ResultsPanel(foo.Panel):
 
 
 def _table(panel, name, columns):
-    # the App's tables are at least 650 pixels wide, which panels beside the grid are not
-    cells = {"& .MuiTable-root": {"minWidth": 0}, "& .MuiTableCell-root": {"px": 0.75, "fontSize": "0.8rem"}}
-    table = types.TableView(componentsProps={"item": {"sx": {"overflowX": "auto", **cells}}})
+    table = types.TableView(componentsProps=NARROW_TABLE)
     for key, label in columns.items():
         table.add_column(key, label=label)
     panel.list(name, types.Object(), view=table)
