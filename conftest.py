@@ -7,6 +7,7 @@ starts only when some collected test has imported it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import socket
@@ -90,6 +91,8 @@ def database():
                 raise RuntimeError(f"mongod did not start: {text}") from e
             time.sleep(0.1)
     yield os.environ["FIFTYONE_DATABASE_URI"]
+    # at exit FiftyOne would wait half a minute for this database
+    atexit.unregister(sys.modules["fiftyone.core.odm.database"]._delete_non_persistent_datasets_if_allowed)
     process.terminate()
     process.wait(30)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from fiftyone.operators import types
 
 from fiftyone_rexseek.integration import comparison, results
 
 from .base import config, invalid, reload
-from .calling import CallableOperator, count_notice, dropdown, perform, plural
+from .calling import CallableOperator, count_notice, perform, plural
+from .choices import choose_several
 from .targets import target_images
 
 
@@ -29,22 +32,15 @@ class CompareRuns(CallableOperator):
         runs = results.list_runs(ctx.dataset)
         keys = [r.eval_key for r in runs]
         titles = {r.eval_key: r.title for r in runs}
-        default = keys[:2]
-        chosen = ctx.params.get("eval_keys")
-        chosen = default if chosen is None else list(dict.fromkeys(chosen))
-        prop = inputs.list(
-            "eval_keys", types.String(), required=True, default=default, label="Evaluations",
-            description="Differences are the first minus the second", view=dropdown(keys, titles, multiple=True),
+        kinds = {r.eval_key: (r.method, r.protocol, r.gt_field) for r in runs}
+        default = next((pair for pair in combinations(keys, 2) if kinds[pair[0]] == kinds[pair[1]]), keys[:2])
+        prop, chosen = choose_several(
+            ctx, inputs, "eval_keys", keys, "Evaluations", default=default, least=2, unknown="No evaluation of this dataset",
+            descriptions=titles, required=True, description="Differences are the first minus the second",
         )  # fmt: skip
-        unknown = [k for k in chosen if k not in keys]
-        kinds = {(r.method, r.protocol, r.gt_field) for r in runs if r.eval_key in chosen}
         if len(keys) < 2:
             invalid(prop, "This dataset needs two evaluations: use 'Evaluate referring expressions' first")
-        elif unknown:
-            invalid(prop, f"No evaluation of this dataset: {', '.join(map(str, unknown))}")
-        elif len(chosen) < 2:
-            invalid(prop, "Choose at least 2")
-        elif len(kinds) > 1:
+        elif not prop.invalid and len({kinds[key] for key in chosen}) > 1:
             invalid(prop, "These were evaluated by different methods, protocols or ground truths")
         inputs.bool(
             "save_views", default=False, label="Save views",

@@ -39,6 +39,8 @@ def test_the_form_says_what_can_be_compared(dataset):
         return plugin.complaints("compare_runs", dataset, {"eval_keys": list(keys)}, **ctx)
 
     assert complaints("a", "b") == {}
+    # at first two that can be compared
+    assert "eval_keys" not in plugin.complaints("compare_runs", dataset)
     # the same samples: those that neither run left out
     common = comparison.compare_runs(dataset, ["a", "b"]).num_samples
     assert note(dataset, "a", "b").startswith(f"{common} samples ")

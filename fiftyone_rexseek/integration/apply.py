@@ -26,7 +26,7 @@ from ..referring import Outcome
 from . import apply_plan as plan
 from .apply_writer import ApplySummary, Writer
 from .fields import flat_images
-from .selections import OUTCOME, CandidateLabels
+from .selections import CANDIDATES, OUTCOME, CandidateLabels
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def apply_expressions(
         raise ConfigError("unknown way to distribute", expected="'ray' or None", found=distributed)
     needs_candidates = _needs_candidates(model)
     source, proposer = _candidates(samples, candidates, needs_candidates)
-    stored_at = candidates_field or f"{label_field}_candidates"
+    stored_at = candidates_field or label_field + CANDIDATES
     if proposer is not None:
         plan.check_output(samples, stored_at, True)
     names_of = _names(proposer, prompt, noun_pipeline)

@@ -111,7 +111,7 @@ def check_output(samples, label_field: str, overwrite: bool) -> None:
         raise ConfigError(
             f"field {label_field!r} holds labels that no model answered",
             expected="a new field, or one with answers of an earlier run",
-            advice="Choose another label_field, or give overwrite=True to replace these labels",
+            advice="Choose another label_field, or overwrite, which replaces these labels",
         )
 
 

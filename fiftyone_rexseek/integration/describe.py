@@ -152,7 +152,7 @@ def check_text_field(samples, text_field: str, overwrite: bool = False) -> None:
         raise ConfigError(
             f"field {text_field!r} holds texts that no model wrote",
             expected="a new field, or one of an earlier run",
-            advice="Choose another text_field, or give overwrite=True to replace these texts",
+            advice="Choose another text_field, or overwrite, which replaces these texts",
         )
 
 

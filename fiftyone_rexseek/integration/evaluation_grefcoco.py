@@ -24,11 +24,9 @@ from ..referring import Outcome, Target
 from .columns import Columns, LabelColumns
 from .evaluation import Headline, MethodSpec, ReferringEvaluationConfig, Scored
 from .evaluation_greg import GREGEvaluationConfig
-from .selections import COUNT
+from .selections import COUNT, ROW
 
 _VALUES = ("image_id", "expression_id", "expression", "domain", "sub_domain", "num_targets")
-#: Suffix of the field that keeps what a prediction file said, as JSON.
-ROW = "_row"
 
 _GREC_FIELDS = {
     "score": (fo.FloatField, "F1; 1 if rightly nothing was predicted, 0 if something was"),

@@ -6,10 +6,10 @@ import fiftyone as fo
 import fiftyone.core.media as fom
 
 from ..errors import ConfigError
-from .selections import REJECTED_MASK
+from .selections import CANDIDATES, REJECTED_MASK
 
 #: Ends of the names of Detections fields that go with another field.
-_COMPANIONS = ("_source", "_candidates", REJECTED_MASK)
+_COMPANIONS = ("_source", CANDIDATES, REJECTED_MASK)
 
 
 def detections_fields(samples: fo.core.collections.SampleCollection) -> list[str]:

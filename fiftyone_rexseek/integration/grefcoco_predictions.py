@@ -21,7 +21,6 @@ from ..errors import ConfigError, ProblemLog
 from ..metrics.target_masks import resize
 from ..referring import Outcome, ReferringExample
 from . import documents, presentation
-from .evaluation_grefcoco import ROW
 from .importers import unpack_extra
 from .predictions import (
     LABEL,
@@ -30,7 +29,7 @@ from .predictions import (
     declare_prediction_fields,
     delete_prediction_field,
 )
-from .selections import COUNT, COUNT_DESCRIPTION
+from .selections import COUNT, COUNT_DESCRIPTION, ROW
 
 TASKS = ("grec", "gres")
 

@@ -25,7 +25,7 @@ from . import documents, presentation
 from .columns import AGREEMENT, label_list_path
 from .examples import box_of
 from .fields import flat_images
-from .selections import COMPANIONS
+from .selections import COMPANIONS, ROW
 
 #: Row fields that hold the model's text, first one wins.
 ANSWER_FIELDS = ("raw_response", "answer", "response")
@@ -171,7 +171,7 @@ def _fields(row: Prediction, pred_field: str, is_point: bool, size, candidates) 
         pred_field: value,
         f"{pred_field}_outcome": row.outcome.value,
         f"{pred_field}_answer": answer,
-        f"{pred_field}_row": json.dumps(kept) if kept else None,
+        pred_field + ROW: json.dumps(kept) if kept else None,
     }
 
 
@@ -231,7 +231,7 @@ def _row(document: Mapping[str, Any], pred_field: str, id_field: str) -> Predict
     is_point = document[pred_field]["_cls"] == "Keypoints"
     labels = document[pred_field].get("keypoints" if is_point else "detections") or ()
     entries = [(_point_of if is_point else box_of)(label, *size) for label in labels]
-    kept = json.loads(document.get(f"{pred_field}_row") or "{}")
+    kept = json.loads(document.get(pred_field + ROW) or "{}")
     extra = SourceFields(kept.get("extra") or {})
     extra.order = tuple(kept.get("order") or ())
     stored = kept.get("extracted_predictions")
@@ -286,5 +286,5 @@ def declare_prediction_fields(
 
 def delete_prediction_field(dataset: fo.Dataset, name: str) -> None:
     """Deletes a prediction field with its companions."""
-    names = [name, *(name + suffix for suffix in (*COMPANIONS, "_row"))]
+    names = [name, *(name + suffix for suffix in COMPANIONS)]
     dataset.delete_sample_fields([n for n in names if dataset.has_sample_field(n)])

@@ -15,16 +15,14 @@ from dataclasses import dataclass, fields
 import fiftyone as fo
 
 from ..errors import ConfigError
-from . import selections
 from .curation import REVIEW_TAG, SOURCE_SUFFIX, undo_accept
 from .evaluation import METHODS
 from .quality import QUALITY_TAG
 from .quality import VIEW as QUALITY_VIEW
+from .selections import COMPANIONS
 
 logger = logging.getLogger(__name__)
 
-#: Fields that stand beside a prediction field, by what follows its name.
-COMPANIONS = (*selections.COMPANIONS, "_candidates", "_row")
 #: Methods of custom runs by which this project records what it did.
 RUN_METHODS = ("apply_expressions", "describe_targets")
 #: Never offered, whatever stands beside them.

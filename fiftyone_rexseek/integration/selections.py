@@ -32,8 +32,14 @@ REJECTED_MASK = "_rejected_mask"
 #: How many targets a model says there are, whatever boxes it gives; the GREC rule "count" reads it.
 COUNT = "_count"
 COUNT_DESCRIPTION = "How many targets the model counts; 6 = more than five"
+#: The boxes that a detector proposed.
+CANDIDATES = "_candidates"
+#: What a prediction file says beyond its boxes, as JSON.
+ROW = "_row"
 #: What may stand beside a prediction field, by the end of its name; in the order of the sidebar.
-COMPANIONS = (OUTCOME, ANSWER, ERROR, REJECTION_SCORE, COUNT, "_expressions", "_outcomes", "_answers", REJECTED_MASK)
+COMPANIONS = (
+    OUTCOME, ANSWER, ERROR, REJECTION_SCORE, COUNT, "_expressions", "_outcomes", "_answers", REJECTED_MASK, CANDIDATES, ROW,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
