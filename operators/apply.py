@@ -17,7 +17,7 @@ from fiftyone_rexseek.referring import Outcome
 
 from .base import config, invalid, reload
 from .calling import CallableOperator, count_notice, perform, plural, summary_output
-from .choices import choose_field, may_replace
+from .choices import choose_one, may_replace
 from .layout import paragraphs
 from .targets import target_images
 
@@ -70,7 +70,7 @@ class ApplyExpressions(CallableOperator):
         inputs.enum("expressions_from", kinds.values(), default=default, required=True, label="Expressions", view=kinds)
         if (ctx.params.get("expressions_from") or default) == "field":
             nothing = "This dataset has no field of texts: type the expressions instead"
-            _, name = choose_field(ctx, inputs, "expression_field", text_fields, "Field", usual="expression", nothing=nothing)
+            _, name = choose_one(ctx, inputs, "expression_field", text_fields, "Field", usual="expression", nothing=nothing)
             return f"the text in its field '{name}'" if name else None
         box = types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=3)
         prop = inputs.str("text", label="Expressions, one a line", required=True, view=box)

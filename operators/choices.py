@@ -1,4 +1,4 @@
-"""Choices that several forms offer: one field of the dataset, or several names of a list."""
+"""Choices that several forms offer: one or several names of a list, such as the fields of the dataset."""
 
 from __future__ import annotations
 
@@ -11,34 +11,44 @@ from .base import invalid
 from .calling import dropdown
 
 
-def choose_field(
+def choose_one(
     ctx,
     inputs: types.Object,
     name: str,
-    fields: Sequence[str],
+    names: Sequence[str],
     label: str,
     *,
     usual: str | None = None,
     nothing: str = "This dataset has no such field",
+    descriptions: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> tuple[types.Property, str | None]:
-    """A required choice of one field.
+    """A required choice of one name.
 
     Args:
         ctx, inputs: of the form
         name: of the parameter
-        fields: the names to choose from
+        names: what is offered
         label: of the choice
-        usual: chosen at first where it is among the fields; by default the first field is
-        nothing: what the form says where there is no field
+        usual: chosen at first where it is offered; by default the first one is
+        nothing: what the form says where there is nothing to choose from
+        descriptions: of the names
+        **options: of the property
 
     Returns:
         the property, and what is chosen now
     """
-    default = (usual if usual in fields else None) if usual else next(iter(fields), None)
-    prop = inputs.enum(name, fields, required=True, default=default, label=label, view=dropdown(fields))
-    if not fields:
+    names = list(names)
+    default = (usual if usual in names else None) if usual else next(iter(names), None)
+    view = dropdown(names, dict(descriptions or {}))
+    prop = inputs.enum(name, names, required=True, default=default, label=label, view=view, **options)
+    chosen = ctx.params.get(name) or default
+    if not names:
         invalid(prop, nothing)
-    return prop, ctx.params.get(name) or default
+    elif chosen is not None and chosen not in names:
+        # chosen before, when other names were offered: a form keeps it
+        invalid(prop, f"Choose one of {', '.join(names)}")
+    return prop, chosen
 
 
 def choose_several(

@@ -10,7 +10,7 @@ from fiftyone_rexseek.integration.fields import detections_fields, prediction_fi
 
 from .base import config, invalid
 from .calling import CallableOperator, count_notice, plural
-from .choices import choose_field, choose_several
+from .choices import choose_one, choose_several
 from .finding import FindingOperator
 from .targets import target_images
 
@@ -22,7 +22,7 @@ _NO_PREDICTIONS = "This dataset holds no predictions yet: use 'Apply expressions
 
 def _prediction(ctx, inputs: types.Object) -> str | None:
     """A required choice of one prediction field."""
-    return choose_field(ctx, inputs, "pred_field", prediction_fields(ctx.dataset), "Predictions", nothing=_NO_PREDICTIONS)[1]
+    return choose_one(ctx, inputs, "pred_field", prediction_fields(ctx.dataset), "Predictions", nothing=_NO_PREDICTIONS)[1]
 
 
 def _predictions(ctx, inputs: types.Object, least: int, description: str) -> list[str]:
@@ -39,7 +39,7 @@ def _predictions(ctx, inputs: types.Object, least: int, description: str) -> lis
 
 def _ground_truth(ctx, inputs: types.Object, other: list[str]) -> None:
     names = detections_fields(ctx.dataset)
-    prop, chosen = choose_field(ctx, inputs, "gt_field", names, "Ground truth", usual="ground_truth")
+    prop, chosen = choose_one(ctx, inputs, "gt_field", names, "Ground truth", usual="ground_truth")
     if chosen in other:
         invalid(prop, "A field cannot be compared with itself")
 
@@ -210,7 +210,7 @@ class UndoAccept(CallableOperator):
         names = [f for f in detections_fields(ctx.dataset) if ctx.dataset.has_sample_field(f + curation.SOURCE_SUFFIX)]
         usual = "ground_truth" if "ground_truth" in names else None
         nothing = "No prediction was accepted in this dataset"
-        choose_field(ctx, inputs, "gt_field", names, "Ground truth", usual=usual, nothing=nothing)
+        choose_one(ctx, inputs, "gt_field", names, "Ground truth", usual=usual, nothing=nothing)
         if names:
             count = len(target.match_tags(curation.ACCEPTED_TAG))
             count_notice(inputs, count, "will get the old ground truth back", "No sample of the target was accepted")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import fiftyone as fo
 from fiftyone.operators import types
 
+from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration import presentation
 from fiftyone_rexseek.integration.columns import label_fields
-from fiftyone_rexseek.integration.evaluation import METHODS, config_class, evaluate_referring
-from fiftyone_rexseek.integration.fields import prediction_fields
+from fiftyone_rexseek.integration.evaluation import METHODS, MethodSpec, config_class, evaluate_referring
+from fiftyone_rexseek.integration.fields import generated_text_fields, prediction_fields
 from fiftyone_rexseek.integration.report import number
 from fiftyone_rexseek.integration.selections import COUNT
+from fiftyone_rexseek.metrics.greg import require_tools
 
 from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, dropdown, perform, summary_output
+from .choices import choose_one
 from .targets import target_images
 
 #: Headline numbers shown when the run is done; all of them are in the Model Evaluation panel.
@@ -50,21 +51,40 @@ class EvaluateReferring(CallableOperator):
     def resolve_input(self, ctx):
         inputs = types.Object()
         count = len(target_images(ctx))
-        pred_field = self._fields(ctx, inputs)
-        spec = self._method(ctx, inputs, pred_field)
+        spec = self._metric(ctx, inputs)
+        pred_field = self._fields(ctx, inputs, spec)
+        self._rules(ctx, inputs, spec, pred_field)
         self._key(ctx, inputs, pred_field, spec.name)
         count_notice(inputs, count, "will be scored")
         return types.Property(inputs, view=types.View(label="Evaluate referring expressions"))
 
     @staticmethod
-    def _fields(ctx, inputs) -> str | None:
+    def _metric(ctx, inputs) -> MethodSpec:
+        specs = {name: config_class(name).spec for name in METHODS}
+        labels = {name: spec.label for name, spec in specs.items()}
+        prop, name = choose_one(ctx, inputs, "method", list(specs), "Metric", descriptions=labels)
+        spec = specs.get(name) or next(iter(specs.values()))
+        if spec.scores_texts:
+            try:
+                require_tools()
+            except ReferringError as e:
+                invalid(prop, str(e))
+        return spec
+
+    @staticmethod
+    def _fields(ctx, inputs, spec: MethodSpec) -> str | None:
         truths = label_fields(ctx.dataset)
-        predicted = prediction_fields(ctx.dataset, (fo.Detections, fo.Keypoints))
-        default = predicted[0] if predicted else None
-        prop = inputs.enum("pred_field", predicted, required=True, default=default, label="Predictions", view=dropdown(predicted))
-        if not predicted:
-            invalid(prop, "No predictions yet: use 'Apply expressions' or 'Import predictions' first")
-        chosen = ctx.params.get("pred_field") or default
+        if spec.scores_texts:
+            # a parameter of its own: the form keeps what was chosen for another metric
+            _, chosen = choose_one(
+                ctx, inputs, "text_field", generated_text_fields(ctx.dataset), "Generated expressions",
+                nothing="No generated expressions yet: use 'Describe objects' first",
+            )  # fmt: skip
+        else:
+            _, chosen = choose_one(
+                ctx, inputs, "pred_field", prediction_fields(ctx.dataset, (fo.Detections, fo.Keypoints)), "Predictions",
+                nothing="No predictions yet: use 'Apply expressions' or 'Import predictions' first",
+            )  # fmt: skip
         start = "ground_truth" if "ground_truth" in truths else None
         truth = inputs.enum("gt_field", truths, required=True, default=start, label="Ground truth", view=dropdown(truths))
         if chosen is not None and (ctx.params.get("gt_field") or start) == chosen:
@@ -72,20 +92,19 @@ class EvaluateReferring(CallableOperator):
         return chosen
 
     @staticmethod
-    def _method(ctx, inputs, pred_field: str | None):
-        methods = available_methods()
-        names = {name: config_class(name).spec.label for name in methods}
-        inputs.enum("method", methods, required=True, default=methods[0], label="Metric", view=dropdown(methods, names))
-        name = ctx.params.get("method")
-        spec = config_class(name if name in methods else methods[0]).spec
-        inputs.enum(
-            "protocol", spec.protocols, required=True, default=spec.protocols[0], label="Protocol",
-            description="official: what the authors' script computes; paper: what the text says", view=dropdown(spec.protocols),
+    def _rules(ctx, inputs, spec: MethodSpec, pred_field: str | None) -> None:
+        choose_one(
+            ctx, inputs, "protocol", spec.protocols, "Protocol",
+            description="official: what the authors' script computes; paper: what the text says",
         )  # fmt: skip
         if "missing" in spec.options:
             default = spec.options["missing"]
             choices = [name for name in _MISSING if name != ("skip" if default == "official" else "official")]
-            inputs.enum("missing", choices, default=default, label="Missing answers", view=dropdown(choices, _MISSING))
+            # no default value: not every metric has the same one
+            inputs.enum(
+                "missing", choices, label="Missing answers", description=f"Nothing chosen: {_MISSING[default]}",
+                view=dropdown(choices, _MISSING),
+            )  # fmt: skip
         if "output" in spec.options:
             counts = pred_field is not None and ctx.dataset.has_sample_field(pred_field + COUNT)
             rules = [name for name in _OUTPUTS if name != "count" or counts]
@@ -93,13 +112,15 @@ class EvaluateReferring(CallableOperator):
                 "output", rules, default=spec.options["output"], label="Which boxes are the answer",
                 view=dropdown(rules, _OUTPUTS),
             )  # fmt: skip
-        return spec
 
     @staticmethod
     def _key(ctx, inputs, pred_field: str | None, method: str) -> None:
-        default = f"{pred_field}_{method}" if pred_field else None
-        prop = inputs.str("eval_key", required=True, default=default, label="Name of the run", description="Also the prefix of the fields that are written")  # fmt: skip
-        key = ctx.params.get("eval_key") or default
+        # no default value: the form would keep it when another field or metric is chosen
+        prop = inputs.str(
+            "eval_key", label="Name of the run",
+            description=f"Also the prefix of the fields that are written. Empty: {_run_name(pred_field, method)}",
+        )  # fmt: skip
+        key = ctx.params.get("eval_key") or _run_name(pred_field, method)
         if key and not (key.isascii() and key.isidentifier()):
             invalid(prop, "Letters, digits and _ only, not starting with a digit")
         elif key and key in ctx.dataset.list_evaluations():
@@ -111,28 +132,30 @@ class EvaluateReferring(CallableOperator):
         p = ctx.params
         target = target_images(ctx)
         spec = config_class(p["method"]).spec
+        pred_field = p["text_field"] if spec.scores_texts else p["pred_field"]
+        key = p.get("eval_key") or _run_name(pred_field, spec.name)
         options = {name: p[name] for name in ("missing", "output") if name in spec.options and p.get(name)}
 
         def work(progress):
             results = evaluate_referring(
                 target,
-                p["pred_field"],
+                pred_field,
                 gt_field=p["gt_field"],
-                eval_key=p["eval_key"],
+                eval_key=key,
                 method=p["method"],
                 protocol=p.get("protocol"),
                 **options,
             )
             if results.worst_field:
-                presentation.save_worst_first(ctx.dataset, p["eval_key"], f"{p['eval_key']}_{results.worst_field}")
+                presentation.save_worst_first(ctx.dataset, key, f"{key}_{results.worst_field}")
             lines = [f"| {h['label']} | {number(h['value'])} |" for h in results.headlines[:SHOWN]]
             table = "\n".join([f"| {spec.label}, {results.config.protocol} | |", "|---|---|", *lines])
             table = "\n\n".join([table, *results.summary.get("notes", ())])
-            return {"summary": table, "count": len(results.samples), "eval_key": p["eval_key"]}
+            return {"summary": table, "count": len(results.samples), "eval_key": key}
 
         def then(result):
             yield from reload(ctx)
-            yield ctx.ops.notify(f"'{p['eval_key']}' is in the Model Evaluation panel", variant="success")
+            yield ctx.ops.notify(f"'{key}' is in the Model Evaluation panel", variant="success")
 
         return perform(ctx, self, "Scoring", work, then)
 
@@ -140,7 +163,5 @@ class EvaluateReferring(CallableOperator):
         return summary_output(ctx, "Evaluated", ("eval_key", "Run"), ("count", "Samples"))
 
 
-def available_methods() -> list[str]:
-    """The metrics that score boxes or masks of a field; generated text (greg) has no prediction field."""
-    there = {name: importlib.util.find_spec(where.partition(":")[0]) for name, where in METHODS.items()}
-    return [name for name, spec in there.items() if spec is not None and name != "greg"]
+def _run_name(pred_field: str | None, method: str) -> str:
+    return f"{pred_field or 'predictions'}_{method}"

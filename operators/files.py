@@ -14,7 +14,7 @@ from fiftyone_rexseek.integration.fields import detections_fields
 
 from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, perform, plural, summary_output
-from .choices import choose_field
+from .choices import choose_one
 from .paths import choose_path, folder_to_write, writing
 from .targets import target_images
 
@@ -149,8 +149,8 @@ class ExportingOperator(CallableOperator):
         )  # fmt: skip
         labels = detections_fields(ctx.dataset)
         texts = [name for name in ctx.dataset.get_field_schema(ftype=fo.StringField) if name != "filepath"]
-        choose_field(ctx, inputs, "expression_field", texts, "Expressions", usual="expression")
-        _, field = choose_field(ctx, inputs, "gt_field", labels, "Ground truth", usual="ground_truth")
+        choose_one(ctx, inputs, "expression_field", texts, "Expressions", usual="expression")
+        _, field = choose_one(ctx, inputs, "gt_field", labels, "Ground truth", usual="ground_truth")
         media = types.RadioGroup()
         for name, label in _MEDIA.items():
             media.add_choice(name, label=label)

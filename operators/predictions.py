@@ -15,7 +15,7 @@ from fiftyone_rexseek.integration.grefcoco_predictions import TASKS, import_gref
 
 from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, dropdown, perform, plural, summary_output
-from .choices import choose_field
+from .choices import choose_one
 from .paths import choose_path, count_lines, folder_problem, writing
 from .targets import target_images
 
@@ -112,7 +112,7 @@ class ExportPredictions(CallableOperator):
         inputs = types.Object()
         target = target_images(ctx)
         names = prediction_fields(ctx.dataset, (fo.Detections, fo.Keypoints))
-        choose_field(ctx, inputs, "pred_field", names, "Predictions", nothing="This dataset holds no predictions")
+        choose_one(ctx, inputs, "pred_field", names, "Predictions", nothing="This dataset holds no predictions")
         prop, path = choose_path(ctx, inputs, "path", label="File", description="JSONL to write")
         if path is not None:
             self._check(path, prop, inputs)

@@ -11,7 +11,7 @@ from fiftyone_rexseek.integration.quality import VIEW, check_quality
 
 from .base import long_work
 from .calling import CallableOperator, count_notice, perform
-from .choices import choose_field, choose_several
+from .choices import choose_one, choose_several
 from .targets import target_images
 
 _SAME_IMAGE = {"path": "The same file", "content": "The same content (reads every file; finds copies)"}
@@ -48,8 +48,8 @@ class CheckQuality(CallableOperator):
     def _fields(ctx, inputs: types.Object) -> None:
         texts = [name for name in ctx.dataset.get_field_schema(ftype=fo.StringField) if name != "filepath"]
         labels = detections_fields(ctx.dataset)
-        choose_field(ctx, inputs, "expression_field", texts, "Expressions", usual="expression")
-        choose_field(ctx, inputs, "gt_field", labels, "Ground truth", usual="ground_truth")
+        choose_one(ctx, inputs, "expression_field", texts, "Expressions", usual="expression")
+        choose_one(ctx, inputs, "gt_field", labels, "Ground truth", usual="ground_truth")
 
     def execute(self, ctx):
         p = ctx.params

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,29 @@ def test_evaluate(dataset):
     view = dataset.limit(3)
     assert operator(view, pred_field="perfect", gt_field="ground_truth", method="humanref", eval_key="run")["count"] == 3
     assert dataset.count("run_score") == 3  # the replaced run's values are gone
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="METEOR and the PTB tokeniser need Java")
+def test_evaluate_generated_expressions(dataset):
+    def found(**params):
+        return form("evaluate_referring", dataset, method="greg", **params)
+
+    dataset.add_sample_field("description", fo.StringField)
+    dataset.add_sample_field("note", fo.StringField)
+    dataset.add_sample_field("description_outcome", fo.StringField)
+    dataset.set_values("description", [e if n else None for e, n in zip(*dataset.values(["expression", "num_targets"]))])
+    # what a model wrote is offered first; a field of boxes chosen for another metric does not matter
+    schema = found(pred_field="model")
+    assert errors(schema) == {}
+    offered = [c["value"] for c in schema["type"]["properties"]["text_field"]["view"]["choices"]]
+    assert offered[0] == "description" and "note" in offered and not {"expression", "description_outcome"} & set(offered)
+    assert schema["type"]["properties"]["protocol"]["type"]["values"] == ["official"]
+    assert "Choose one of official" in errors(found(protocol="paper"))["protocol"]
+    result = foo.get_operator(f"{URI}/evaluate_referring")(dataset, method="greg", text_field="description")
+    assert result["eval_key"] == "description_greg" and "METEOR" in result["summary"]
+    scores = [s for s in dataset.values("description_greg_score") if s is not None]
+    assert len(scores) == dataset.count("description") and max(scores) == 1.0
+    assert "description_greg: worst first" in dataset.list_saved_views()
 
 
 def test_evaluate_boxes_by_count(dataset):

@@ -117,6 +117,7 @@ class MethodSpec:
             function of the options
         iou: overlap from which an object counts as found, as the App shows it
         value_fields: sample fields that ``score`` needs; ``{pred}`` stands for the name of the prediction field
+        scores_texts: whether the prediction field is a string field with generated expressions
     """
 
     name: str
@@ -127,13 +128,14 @@ class MethodSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     segmentations: bool | str | Callable[[Mapping[str, Any]], bool] = False
     iou: float = 0.5
+    value_fields: tuple[str, ...] = ("image_id", "expression_id", "expression", "domain", "sub_domain", "num_targets")
+    scores_texts: bool = False
 
     def needs_segmentations(self, options: Mapping[str, Any], pred_path: str) -> bool:
         """Whether masks have to be read for these options and this prediction field's list."""
         if self.segmentations == "points":
             return pred_path.endswith(".keypoints")
         return self.segmentations(options) if callable(self.segmentations) else bool(self.segmentations)
-    value_fields: tuple[str, ...] = ("image_id", "expression_id", "expression", "domain", "sub_domain", "num_targets")
 
 
 class ReferringEvaluationConfig(DetectionEvaluationConfig):

@@ -138,7 +138,7 @@ def read_texts(samples, config) -> Columns:
     return Columns(ids, [1] * n, [1] * n, gt, pred, None, pred.present, [None] * n, values)
 
 
-SPEC = MethodSpec(name="greg", label="GREG", score=score, fields=_FIELDS, protocols=("official",), options={})
+SPEC = MethodSpec(name="greg", label="GREG", score=score, fields=_FIELDS, protocols=("official",), options={}, scores_texts=True)
 
 
 class GREGEvaluationConfig(ReferringEvaluationConfig):

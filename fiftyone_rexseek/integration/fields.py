@@ -6,10 +6,12 @@ import fiftyone as fo
 import fiftyone.core.media as fom
 
 from ..errors import ConfigError
-from .selections import CANDIDATES, REJECTED_MASK
+from .selections import CANDIDATES, COMPANIONS, OUTCOME, REJECTED_MASK
 
 #: Ends of the names of Detections fields that go with another field.
 _COMPANIONS = ("_source", CANDIDATES, REJECTED_MASK)
+#: String fields of every dataset of expressions, none of which a model wrote.
+_OWN_TEXTS = ("filepath", "expression", "image_id", "expression_id", "domain", "sub_domain", "split", "target_summary")
 
 
 def detections_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
@@ -26,6 +28,23 @@ def prediction_fields(
     answered = [f for f in fields if samples.has_sample_field(f"{f}_outcome")]
     known = {"ground_truth", "candidates", "asked", *answered}
     return answered + [f for f in fields if f not in known and not f.endswith(_COMPANIONS)]
+
+
+def generated_text_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
+    """Names of the string fields that may hold generated expressions: those that a model wrote first, then the others.
+
+    What goes with a field of predictions, such as ``<field>_answer``, is left out, and so are evaluations' fields.
+    """
+    schema = samples.get_field_schema()
+    runs = samples.list_evaluations()
+    texts = [
+        name
+        for name in samples.get_field_schema(ftype=fo.StringField)
+        if name not in _OWN_TEXTS
+        and not any(name == field + suffix for suffix in COMPANIONS for field in schema if name.startswith(field))
+        and not any(name.startswith(f"{key}_") for key in runs)
+    ]
+    return sorted(texts, key=lambda name: name + OUTCOME not in schema)
 
 
 def require_detections(samples: fo.core.collections.SampleCollection, field: str) -> None:

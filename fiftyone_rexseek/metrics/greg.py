@@ -159,7 +159,7 @@ def evaluate_greg(items: Sequence[GregItem]) -> GregResult:
     items = tuple(items)
     if not items:
         raise DataError("there is nothing to score", expected="at least one item with references and a hypothesis")
-    cider, meteor, tokenizer = _tools()
+    cider, meteor, tokenizer = require_tools()
     references, hypotheses = _tokenise(items, tokenizer)
     corpora: dict[str, list[int]] = {"overall": list(range(len(items)))}
     for name in (SINGLE, MULTI):
@@ -179,7 +179,12 @@ def evaluate_greg(items: Sequence[GregItem]) -> GregResult:
     return GregResult(items, overall, scores, tuple(hypotheses), tuple(map(tuple, references)))
 
 
-def _tools():
+def require_tools() -> tuple[type, type, type]:
+    """pycocoevalcap's ``Cider``, ``Meteor`` and ``PTBTokenizer``.
+
+    Raises:
+        MissingDependencyError: when pycocoevalcap or Java is not installed
+    """
     try:
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.meteor.meteor import Meteor
