@@ -2,26 +2,34 @@
 
 Frost the snowman appears in no training scene. Fifty examples that name him (some of them where he is absent) are
 trained on together with ordinary scenes as rehearsal; both are then measured on scenes that no stage has seen.
+
+On a machine with CUDA the speed and memory of fine-tuning at the true 3B sizes is measured as well, with random weights.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from benchmarks.harness import Result
-from fiftyone_rexseek.datasets.scenes import DEFAULT_CHARACTERS, generate_scene
+from fiftyone_rexseek.datasets.scenes import DEFAULT_CHARACTERS, generate_scene, write_humanref
 from fiftyone_rexseek.models import registry
-from fiftyone_rexseek.models.rexseek import RexSeek
+from fiftyone_rexseek.models.rexseek import RexSeek, RexSeekConfig
 from fiftyone_rexseek.referring import ReferringExample, Target
-from fiftyone_rexseek.training.data import ImageRecord, group_by_image
+from fiftyone_rexseek.training.data import ExampleStream, ImageRecord, group_by_image, read_examples
 from fiftyone_rexseek.training.drawn import DrawnScenes, build_scenes
 from fiftyone_rexseek.training.evaluation import fresh_scenes, score_scenes
-from fiftyone_rexseek.training.finetune import FineTuning, finetune_rexseek, score_records
+from fiftyone_rexseek.training.finetune import FineTuning, finetune_rexseek, prepare, score_records
+from fiftyone_rexseek.training.loop import LoopConfig, train
+from fiftyone_rexseek.training.lora import LoraOptions
+from fiftyone_rexseek.training.optim import build_optimizers
 from fiftyone_rexseek.training.streams import SceneStream
+from fiftyone_rexseek.training.tiny import call
 
 EXAMPLES = 50
 NEW = "frost"
@@ -64,7 +72,39 @@ def measure(model: RexSeek, new: list[ImageRecord], rest_scenes: int) -> tuple[f
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Before and after; ``quick`` takes too few steps to learn much."""
+    """Before and after, and the GPU when there is one. ``quick`` takes too few steps to learn much."""
+    return _new_character(quick) + (_gpu(4 if quick else 10) if torch.cuda.is_available() else [])
+
+
+def _gpu(steps: int) -> list[Result]:
+    from benchmarks.bench_rexseek import random_model
+
+    rexseek = random_model(RexSeekConfig(), "cuda", torch.float32)
+    options = FineTuning(lora=LoraOptions(), bf16=True, gradient_checkpointing=True, accumulate=2, images=4, questions=8)
+    objective = prepare(rexseek, options)
+    optimizers = build_optimizers(objective.named_parameters(), lr=options.lr)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_humanref(folder, seed=TRAIN_SEED, count=16)
+        records = group_by_image(read_examples(folder, "scenes", None))
+        stream = ExampleStream(records, rexseek.processor, rexseek.processor.tokenizer.eos_token_id, options.images, options.questions)
+        loop = LoopConfig(folder / "warm", steps=2, accumulate=options.accumulate, bf16=True, progress=False)
+        train(objective, stream, call, optimizers, loop)
+        torch.cuda.reset_peak_memory_stats()
+        result = train(objective, stream, call, optimizers, replace(loop, out_dir=folder / "run", steps=steps))
+        checkpoint = (folder / "run" / "checkpoint.pt").stat().st_size / 2**20
+    expressions = options.accumulate * options.images * options.questions
+    note = (
+        f"3B sizes, random weights, adapters of rank {options.lora.rank}, projectors and ConvNeXt, bfloat16, recomputed activations, 2 x"
+        f" {options.images} images with {options.questions} expressions a step; checkpoint {checkpoint:.0f} MB"
+    )
+    return [
+        Result("fine-tuning at 3B sizes, GPU", steps * expressions / result.seconds, "expressions/s", note=note),
+        Result("fine-tuning at 3B sizes, peak memory", torch.cuda.max_memory_allocated() / 2**30, "GB", note=note),
+    ]
+
+
+def _new_character(quick: bool) -> list[Result]:
     steps, test_images, rest_scenes, rehearsal = (4, 4, 4, 250) if quick else (160, 60, 60, 500)
     start = registry.find_weights(registry.entry("rexseek-tiny"))
     with tempfile.TemporaryDirectory() as name:

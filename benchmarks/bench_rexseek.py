@@ -44,7 +44,8 @@ EXPRESSIONS = [
 ]
 
 
-def _model(config: RexSeekConfig, device: str, dtype: torch.dtype) -> RexSeek:
+def random_model(config: RexSeekConfig, device: str, dtype: torch.dtype) -> RexSeek:
+    """A model with random weights, made where and as what it will run."""
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -76,7 +77,7 @@ def model_90m() -> RexSeek:
     config = RexSeekConfig(
         text=text, clip=clip, convnext_dims=(40, 80, 160, 320), convnext_depths=(2, 2, 6, 2)
     )
-    return _model(config, "cpu", torch.float32)
+    return random_model(config, "cpu", torch.float32)
 
 
 def _image(seed: int) -> np.ndarray:
@@ -211,7 +212,7 @@ def _agreement(images: int) -> list[Result]:
 
 
 def _gpu(quick: bool) -> list[Result]:
-    rexseek = _model(RexSeekConfig(), "cuda", torch.bfloat16)
+    rexseek = random_model(RexSeekConfig(), "cuda", torch.bfloat16)
     floor = _Floor(rexseek)
     results = []
     targets = {1: (10.0, 60.0), 13: (25.0, 300.0)}

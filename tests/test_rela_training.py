@@ -78,7 +78,9 @@ def test_scene_batches_are_what_the_scenes_say():
     again = scene_batch(5, 3, scenes=3, expressions=2, image_size=64, tokenizer=tokenizer)
     assert torch.equal(batch.images, again.images) and torch.equal(batch.token_ids, again.token_ids)
     assert batch.images.shape == (3, 3, 64, 64) and batch.image_index.tolist() == [0, 0, 1, 1, 2, 2]
-    assert all(len(m) == len(p) for m, p in zip(batch.members, [batch.person_masks[i] for i in (0, 0, 1, 1, 2, 2)]))
+    assert batch.targets.masks.shape == (6, 80, 80) and batch.targets.counts.tolist() == [len(b) for b in batch.targets.boxes_cxcywh]
+    for i, boxes in zip(batch.image_index.tolist(), batch.targets.boxes_cxcywh):
+        assert all((batch.person_boxes[i] == box).all(dim=1).any() for box in boxes)
     for table in batch.attributes:
         assert ((table >= 0) & (table < torch.tensor(list(ATTRIBUTES.values())))).all()
     cells = cells_of(batch, 10)

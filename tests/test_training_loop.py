@@ -52,7 +52,7 @@ def test_loss_falls_and_everything_is_written(tmp_path):
     assert read_log(tmp_path / "run") == result.history
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 3, "ema": 0.9, "bf16": True, "prefetch": False}])
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"accumulate": 3, "ema": 0.9, "bf16": True, "prefetch": False}])
 def test_resumed_run_is_the_same_bit_for_bit(tmp_path, options):
     whole, _ = run(tmp_path / "whole", **options)
     run(tmp_path / "parts", stop_after=23, **options)  # killed 3 steps after its checkpoint

@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..errors import ConfigError, DataError, ProblemLog
 from ..geometry import pairwise_iou
@@ -220,9 +219,3 @@ class MixedStream:
         rng = random.Random(f"mix/{self.seed}/{number}")
         return rng.choices(self.streams, self.shares)[0](number)
 
-
-def to_device(stream, device: torch.device):
-    """A stream whose batches are on a device."""
-    if device.type == "cpu":
-        return stream
-    return lambda number: stream(number).to(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from ..metrics.humanref import score_boxes
 from ..models.rexseek import RexSeek, SelectRequest
 from ..referring import Outcome
 
+#: How many scenes are asked about at once.
+_SCENES = 16
 ANSWERABLE = ("attribute", "position", "interaction", "reasoning", "celebrity")
 
 
@@ -98,12 +101,16 @@ def score_scenes(rexseek: RexSeek, scenes: Iterable[Scene], per_domain: int = 4,
         options: of ``RexSeek.select_batch``, such as ``decoding``
     """
     rows: list[tuple] = []
-    for scene in scenes:
-        questions = scene.questions(per_domain=per_domain)
-        candidates = scene.candidates()
-        request = SelectRequest(scene.render(), candidates.boxes_xyxy, [q.expression for q in questions])
-        selections = rexseek.select_batch([request], **options)[0]
-        rows += [(q, candidates, s, len(scene.people)) for q, s in zip(questions, selections)]
+    scenes = iter(scenes)
+    while together := list(islice(scenes, _SCENES)):
+        questions = [scene.questions(per_domain=per_domain) for scene in together]
+        candidates = [scene.candidates() for scene in together]
+        requests = [
+            SelectRequest(scene.render(), boxes.boxes_xyxy, [q.expression for q in asked])
+            for scene, boxes, asked in zip(together, candidates, questions)
+        ]
+        for scene, boxes, asked, found in zip(together, candidates, questions, rexseek.select_batch(requests, **options)):
+            rows += [(q, boxes, s, len(scene.people)) for q, s in zip(asked, found)]
     return _scores(rows)
 
 

@@ -13,7 +13,7 @@ from ..errors import ConfigError, DataError, ProblemLog
 from ..metrics.humanref import score_boxes
 from ..models.rexseek import RexSeek, RexSeekProcessor, SelectRequest
 from ..referring import ReferringExample
-from .data import ExampleStream, ImageRecord, MixedStream, group_by_image, to_device
+from .data import ExampleStream, ImageRecord, MixedStream, group_by_image
 from .loop import LoopConfig, LoopResult, train
 from .lora import LoraOptions, add_lora, choose_parts, enable_checkpointing, merge_lora, trainable
 from .optim import build_optimizers
@@ -117,9 +117,7 @@ def finetune_rexseek(
     def loss(module, batch, progress):
         return module(batch, progress)
 
-    result = train(
-        objective, to_device(batch_at, rexseek.device), loss, optimizers, config, validate if held_out else None, accelerator
-    )
+    result = train(objective, batch_at, loss, optimizers, config, validate if held_out else None, accelerator)
     if accelerator is None or accelerator.is_main_process:
         if options.lora is not None:
             merge_lora(rexseek.model)

@@ -12,10 +12,11 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from .optim import cosine
 
 logger = logging.getLogger(__name__)
 
-#: ``batch_at(number)`` gives micro-batch ``number``; the same number always gives the same batch.
+#: ``batch_at(number)`` gives micro-batch ``number``; the same number always gives the same batch. One that has a method
+#: ``to`` is moved to the model's device.
 BatchAt = Callable[[int], Any]
 #: ``loss_fn(model, batch, progress)`` gives the loss, or (loss, {name: value to log}); ``progress`` runs from 0 to 1.
 LossFn = Callable[[nn.Module, Any, float], Any]
@@ -51,6 +53,7 @@ class LoopConfig:
         ema: decay per step of an average of the weights that is validated and kept as best; 0: no average
         checkpoint_every, validate_every, log_every: optimiser steps; 0 = only at the end
         prefetch: prepare the next batch in a thread while this one runs
+        workers: prepare batches in so many processes instead, for devices that one thread cannot keep busy
         progress: show a progress bar with loss and score (on a terminal)
     """
 
@@ -68,6 +71,7 @@ class LoopConfig:
     validate_every: int = 200
     log_every: int = 10
     prefetch: bool = True
+    workers: int = 0
     progress: bool = True
 
     def __post_init__(self):
@@ -120,11 +124,17 @@ def train(
     return run(stop_after)
 
 
+def loader_processes(device: torch.device) -> int:
+    """How many processes should prepare batches (see :class:`LoopConfig`): none where the processor itself does the training."""
+    return 0 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2 - 1)
+
+
 class _Run:
     def __init__(self, model, batch_at, loss_fn, optimizers, config, validate, accelerator, on_best):
         self.raw, self.batch_at, self.loss_fn, self.config = model, batch_at, loss_fn, config
         self.validate, self.accelerator, self.on_best = validate, accelerator, on_best
         self.out = Path(config.out_dir)
+        self.device = next(model.parameters()).device if accelerator is None else accelerator.device
         self.main = accelerator is None or accelerator.is_main_process
         self.world = 1 if accelerator is None else accelerator.num_processes
         self.rank = 0 if accelerator is None else accelerator.process_index
@@ -140,6 +150,19 @@ class _Run:
 
     # -- state ------------------------------------------------------------------------------------------------
 
+    def _frozen(self) -> set[str]:
+        return {name for name, p in self.raw.named_parameters(remove_duplicate=False) if not p.requires_grad}
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """What training changes: frozen weights, most of a large model with adapters, are where it started from."""
+        frozen = self._frozen()
+        return {name: value for name, value in self.raw.state_dict().items() if name not in frozen}
+
+    def _load(self, state: Mapping[str, torch.Tensor]) -> None:
+        missing, unexpected = self.raw.load_state_dict(state, strict=False)
+        if unexpected or (missing := sorted(set(missing) - self._frozen())):
+            raise ValueError(f"missing {missing[:3]}, unexpected {unexpected[:3]}")
+
     def _resume(self) -> None:
         path = self.out / "checkpoint.pt"
         if not path.exists():
@@ -149,7 +172,7 @@ class _Run:
             return
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self.raw.load_state_dict(state["model"])
+            self._load(state["model"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
         except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
@@ -176,7 +199,7 @@ class _Run:
         if not self.main:
             return
         state = {
-            "model": self.raw.state_dict(),
+            "model": self._state(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
@@ -206,25 +229,25 @@ class _Run:
         return min(1.0, max(by_steps, by_time))
 
     def _micro_batches(self):
-        number = lambda step, k: (step * self.config.accumulate + k) * self.world + self.rank  # noqa: E731
-        if not self.config.prefetch:
-            step = self.step
+        """Lists of ``accumulate`` micro-batches, one list per step."""
+        per_step = self.config.accumulate
+        numbers = (number * self.world + self.rank for number in count(self.step * per_step))
+        if self.config.workers:
+            batches = _from_processes(self.batch_at, numbers, self.config.workers)
+        elif self.config.prefetch:
+            batches = _one_ahead(self.batch_at, numbers)
+        else:
+            batches = map(self.batch_at, numbers)
+        try:
             while True:
-                yield [self.batch_at(number(step, k)) for k in range(self.config.accumulate)]
-                step += 1
-        with ThreadPoolExecutor(1) as pool:
-            step = self.step
-            load = lambda s: [self.batch_at(number(s, k)) for k in range(self.config.accumulate)]  # noqa: E731
-            pending = pool.submit(load, step)
-            while True:
-                ready = pending.result()
-                step += 1
-                pending = pool.submit(load, step)
-                yield ready
+                yield list(islice(batches, per_step))
+        finally:
+            if hasattr(batches, "close"):
+                batches.close()
 
     def _optimise(self, micro_batches, progress: float) -> dict[str, float]:
         factor = cosine(progress, self.config.warmup, self.config.final_lr)
-        logged: dict[str, float] = {}
+        logged: dict[str, torch.Tensor] = {}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("base_lr", group["lr"]) * factor
@@ -233,29 +256,29 @@ class _Run:
             last = k == len(micro_batches) - 1
             sync = nullcontext() if last or self.accelerator is None else self.accelerator.no_sync(self.model)
             with sync, self._autocast():
+                batch = batch.to(self.device) if hasattr(batch, "to") else batch
                 result = self.loss_fn(self.model, batch, progress)
                 loss, extra = result if isinstance(result, tuple) else (result, {})
                 loss = loss / len(micro_batches)
                 self._backward(loss)
             for name, value in {"loss": loss.detach() * len(micro_batches), **extra}.items():
-                logged[name] = logged.get(name, 0.0) + float(value) / len(micro_batches)
+                logged[name] = logged.get(name, 0.0) + torch.as_tensor(value, device=loss.device).float() / len(micro_batches)
         parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
         if self.config.clip:
             norm = nn.utils.clip_grad_norm_(parameters, self.config.clip)
             if not torch.isfinite(norm):
                 logger.warning("step %d skipped: the gradient is not finite", self.step)
-                return logged
+                return _numbers(logged)
         for optimizer in self.optimizers:
             optimizer.step()
         if self.config.ema:
             self._update_average()
-        return logged
+        return _numbers(logged)
 
     def _autocast(self):
         if self.accelerator is not None:
             return self.accelerator.autocast()
-        device = next(self.raw.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16) if self.config.bf16 else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext()
 
     def _backward(self, loss) -> None:
         if self.accelerator is not None:
@@ -265,7 +288,7 @@ class _Run:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        state = self.raw.state_dict()
+        state = self._state()
         if self.average is None:
             self.average = {k: v.detach().clone() for k, v in state.items()}
             return
@@ -282,8 +305,8 @@ class _Run:
             return
         current = None
         if self.average is not None:
-            current = {k: v.detach().clone() for k, v in self.raw.state_dict().items()}
-            self.raw.load_state_dict(self.average)
+            current = {k: v.detach().clone() for k, v in self._state().items()}
+            self._load(self.average)
         was_training = self.raw.training
         self.raw.eval()
         rng = torch.get_rng_state()  # validation must not change what training draws next
@@ -295,12 +318,12 @@ class _Run:
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_step = score, self.step
             if self.main:
-                _save_atomically({"model": self.raw.state_dict(), "step": self.step, "score": score}, self.out / "best.pt")
+                _save_atomically({"model": self._state(), "step": self.step, "score": score}, self.out / "best.pt")
                 if self.on_best is not None:
                     self.on_best(self.raw, numbers)
         self.raw.train(was_training)
         if current is not None:
-            self.raw.load_state_dict(current)
+            self._load(current)
 
     def __call__(self, stop_after: int | None) -> LoopResult:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -336,9 +359,9 @@ class _Run:
             self._save()
         best = self.out / "best.pt"
         if self.best_step is not None and best.exists():
-            self.raw.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["model"])
+            self._load(torch.load(best, map_location="cpu", weights_only=True)["model"])
         elif self.average is not None:
-            self.raw.load_state_dict(self.average)
+            self._load(self.average)
         if self.main:
             from .plots import plot_log
 
@@ -347,6 +370,44 @@ class _Run:
 
     def _result(self) -> LoopResult:
         return LoopResult(self.out, self.step, self.seconds, self.best_score, self.best_step, self.history)
+
+
+def _one_ahead(batch_at: BatchAt, numbers: Iterator[int]):
+    """Batches, the next of which a thread prepares while this one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(batch_at, next(numbers))
+        while True:
+            ready = pending.result()
+            pending = pool.submit(batch_at, next(numbers))
+            yield ready
+
+
+def _from_processes(batch_at: BatchAt, numbers: Iterator[int], workers: int):
+    """Batches in the order of their numbers, prepared by processes."""
+    from torch.utils.data import DataLoader
+
+    # batches hold many small tensors, more than a process may have files open
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    loader = DataLoader(
+        _Numbered(batch_at), batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4,
+        multiprocessing_context="fork", generator=torch.Generator(),  # the loader must not draw from the run's own
+    )  # fmt: skip
+    yield from loader
+
+
+class _Numbered:
+    """``batch_at`` as the data set that a DataLoader asks for."""
+
+    def __init__(self, batch_at: BatchAt):
+        self.batch_at = batch_at
+
+    def __getitem__(self, number: int):
+        return self.batch_at(number)
+
+
+def _numbers(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Values of a step, fetched from the device together."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist()))
 
 
 class _Bar:

@@ -318,7 +318,7 @@ def finetune_rela(
     )
     result = train(
         rela.network,
-        lambda number: batches(number).to(rela.device),
+        batches,
         batch_loss,
         optimizers,
         config,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..datasets.scenes import CHARACTERS, COLORS, HAIR, HATS, HELD, SHIRTS, TROUSERS, Scene, generate_scene
+from ..models.rela.losses import ReLATargets
 from ..models.rela.tokenization import tokenize
 
 #: Sizes at which training scenes are drawn before they are resized to the model's square; mostly the usual 4:3. Sides
@@ -57,7 +58,7 @@ class SceneBatch:
         person_masks: S arrays (P, 80, 80) in [0, 1], visible share of each mask pixel
         person_boxes: S arrays (P, 4), cxcywh relative
         attributes: S int arrays (P, len(ATTRIBUTES))
-        members: B bool tensors (P of the scene,), the targets
+        targets: of the B expressions, masks (B, 80, 80) in [0, 1]; None when no expressions were asked for
     """
 
     images: Tensor
@@ -67,7 +68,18 @@ class SceneBatch:
     person_masks: tuple[Tensor, ...]
     person_boxes: tuple[Tensor, ...]
     attributes: tuple[Tensor, ...]
-    members: tuple[Tensor, ...]
+    targets: ReLATargets | None
+
+    def to(self, device) -> SceneBatch:
+        """A copy on a device."""
+        moved = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, tuple):
+                moved[f.name] = tuple(v.to(device) for v in value)
+            else:
+                moved[f.name] = None if value is None else value.to(device)
+        return SceneBatch(**moved)
 
 
 def scene_batch(
@@ -79,7 +91,7 @@ def scene_batch(
     The first ``easy_batches`` show two to five people only.
     """
     rng = random.Random(f"rela-batch/{seed}/{number}")
-    images, masks, boxes, attributes, members, texts, index = [], [], [], [], [], [], []
+    images, masks, boxes, attributes, meant, texts, index = [], [], [], [], [], [], []
     for i in range(scenes):
         people = (3, 10) if rng.random() < 0.85 else (1, 12)
         people = (2, 5) if number < easy_batches else people
@@ -96,16 +108,19 @@ def scene_batch(
         questions = [questions[k % len(questions)] for k in range(expressions)]
         for question in questions:
             texts.append(_with_unknown_words(question.expression, rng))
-            member = torch.zeros(len(scene.people), dtype=torch.bool)
-            member[list(question.answers)] = True
-            members.append(member)
+            meant.append(sorted(question.answers))
             index.append(i)
-    ids = mask = None
+    ids = mask = targets = None
     if expressions:
         ids, mask, _ = tokenize(tokenizer, texts, max_length)
+        targets = ReLATargets(
+            torch.stack([masks[i][people].sum(dim=0) for i, people in zip(index, meant)]).clamp(max=1),
+            tuple(boxes[i][people] for i, people in zip(index, meant)),
+            torch.tensor([len(people) for people in meant]),
+        )
     return SceneBatch(
         torch.stack(images), torch.tensor(index, dtype=torch.long), ids, mask,
-        tuple(masks), tuple(boxes), tuple(attributes), tuple(members),
+        tuple(masks), tuple(boxes), tuple(attributes), targets,
     )  # fmt: skip
 
 

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.rela.losses import (
-    ReLATargets,
     box_losses,
     count_loss,
     coverage_target,
@@ -132,10 +131,7 @@ def joint_loss(model: ScratchReLA, batch: SceneBatch, progress: float, weights: 
     network = model.network
     output = network(batch.images, batch.token_ids, batch.attention_mask, image_index=batch.image_index)
     index, grid = batch.image_index, network.config.grid
-    masks = torch.stack([batch.person_masks[s][m].sum(dim=0) for s, m in zip(index.tolist(), batch.members)])
-    masks = masks.clamp(max=1)
-    boxes = tuple(batch.person_boxes[s][m] for s, m in zip(index.tolist(), batch.members))
-    targets = ReLATargets(masks, boxes, torch.stack([m.sum() for m in batch.members]))
+    targets, masks = batch.targets, batch.targets.masks
     cells = cells_of(batch, grid)
     terms: dict[str, Tensor] = {}
 
@@ -151,7 +147,7 @@ def joint_loss(model: ScratchReLA, batch: SceneBatch, progress: float, weights: 
 
     terms["count"] = count_loss(output.count_logits, targets.counts)
     terms["boxes"] = dense_box_loss(output.boxes_cxcywh, cells, index)
-    l1, giou = box_losses(output, boxes)
+    l1, giou = box_losses(output, targets.boxes_cxcywh)
     terms["boxes"] = terms["boxes"] + 5 * l1 + 2 * giou
 
     early = F.interpolate(

@@ -158,8 +158,11 @@ def count_loss(count_logits: Tensor, counts: Tensor) -> Tensor:
 def box_losses(output: RegionOutput, boxes: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """L1 and 1 - GIoU of the assigned regions' boxes, each summed and divided by the number of target boxes."""
     pairs = match_boxes(output.boxes_cxcywh, output.minimap_logits, boxes)
-    predicted = torch.cat([output.boxes_cxcywh[i, region] for i, (region, _) in enumerate(pairs)])
-    wanted = torch.cat([b[target] for b, (_, target) in zip(boxes, pairs)]).to(predicted)
+    rows = torch.repeat_interleave(torch.tensor([len(region) for region, _ in pairs]))
+    regions = torch.cat([region for region, _ in pairs])
+    device = output.boxes_cxcywh.device
+    predicted = output.boxes_cxcywh[rows.to(device), regions.to(device)]
+    wanted = torch.cat([b.cpu()[target] for b, (_, target) in zip(boxes, pairs)]).to(predicted)
     number = max(len(wanted), 1)
     l1 = (predicted - wanted).abs().sum() / number
     giou = paired_giou(to_xyxy(predicted), to_xyxy(wanted))
@@ -170,7 +173,7 @@ def box_losses(output: RegionOutput, boxes: tuple[Tensor, ...]) -> tuple[Tensor,
 def match_boxes(
     predicted: Tensor, minimap_logits: Tensor, boxes: tuple[Tensor, ...]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Hungarian assignment of regions to targets: per expression (region indices, target indices).
+    """Hungarian assignment of regions to targets: per expression (region indices, target indices), on the CPU.
 
     Costs as in MDETR: class 1, L1 5, GIoU 2, where the class cost of a region is minus its minimap probability. The
     paper does not state its assignment; this is our choice.
@@ -184,16 +187,17 @@ def match_boxes(
         from scipy.optimize import linear_sum_assignment
     except ImportError as e:
         raise MissingDependencyError("box training needs scipy", advice="pip install scipy") from e
-    score = minimap_logits.float().softmax(dim=-1)[..., 1]
+    # all at once to where the assignment runs: a device would be waited for once per expression
+    score = minimap_logits.float().softmax(dim=-1)[..., 1].cpu()
+    predicted = predicted.float().cpu()
     pairs = []
     for i, wanted in enumerate(boxes):
-        wanted = wanted.to(predicted.device, torch.float32)
-        own = predicted[i].float()
+        wanted = wanted.cpu().float()
+        own = predicted[i]
         cost = 5 * torch.cdist(own, wanted, p=1) - score[i][:, None]
         cost = cost - 2 * paired_giou(to_xyxy(own)[:, None], to_xyxy(wanted)[None])
-        region, target = linear_sum_assignment(np.nan_to_num(cost.cpu().numpy(), nan=1e6, posinf=1e6, neginf=-1e6))
-        device = predicted.device
-        pairs.append((torch.as_tensor(region, device=device), torch.as_tensor(target, device=device)))
+        region, target = linear_sum_assignment(np.nan_to_num(cost.numpy(), nan=1e6, posinf=1e6, neginf=-1e6))
+        pairs.append((torch.as_tensor(region), torch.as_tensor(target)))
     return pairs
 
 
