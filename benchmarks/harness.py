@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def run_benchmarks(names: Iterable[str] = (), *, quick: bool = False) -> dict[st
 
 def environment() -> dict[str, str]:
     """Hardware and versions that the figures belong to."""
-    info = {"machine": f"{platform.machine()}, {_cpu_name()}, {os.cpu_count()} cores, {_memory_gb()}"}
+    info = {"machine": f"{platform.machine()}, {_cpu_name()}, {os.cpu_count()} cores, {_memory_gb()}{_gpu_name()}"}
     info["python"] = platform.python_version()
     for package in _PACKAGES:
         try:
@@ -114,6 +115,11 @@ def _cpu_name() -> str:
             if line.lower().startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown processor"
+
+
+def _gpu_name() -> str:
+    torch = sys.modules.get("torch")
+    return f", {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else ""
 
 
 def _memory_gb() -> str:
