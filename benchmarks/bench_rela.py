@@ -30,7 +30,7 @@ def run(quick: bool = False) -> list[Result]:
     """``quick``: the tiny variant in place of Swin-B. In full about a minute on two cores, most of it the ten images of Swin-B."""
     torch.manual_seed(0)
     variant = "tiny" if quick else "swin-base"
-    network = ReLANetwork(ReLAConfig.from_variant(variant)).eval()
+    network = ReLANetwork(ReLAConfig.from_variant(variant)).eval().requires_grad_(False)
     results = _cpu(network, variant)
     results += _deformable(quick)
     results += _decision(quick)

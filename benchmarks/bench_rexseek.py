@@ -257,10 +257,12 @@ class _Floor:
         block = torch.empty(2**18 * n // 64, device=device, dtype=torch.uint8)
         seconds = min(_timed(block.clone, device)[0] for _ in range(5))
         self.bytes_per_second = 2 * block.numel() / seconds
+        from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
 
         request = [SelectRequest(_image(0), _boxes(12, 0), EXPRESSIONS[:1])]
-        with FlopCounterMode(display=False) as counter:
+        # the counter does not know grouped heads in fused attention
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             rexseek.select_batch(request, max_new_tokens=1, batch_size=1)
         self.flops_per_image = counter.get_total_flops()
         language = sum(p.numel() for p in rexseek.model.model.layers.parameters())

@@ -185,7 +185,7 @@ class _Run:
             ) from error
         self.step, self.seconds = state["step"], state["seconds"]
         self.best_score, self.best_step = state["best_score"], state["best_step"]
-        self.average = state["average"]
+        self.average = state["average"] and {k: v.to(self.device) for k, v in state["average"].items()}
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_available() and state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -294,11 +294,10 @@ class _Run:
             return
         # a young average follows closely, so that the random start is forgotten
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for key, value in state.items():
-            if value.dtype.is_floating_point:
-                self.average[key].lerp_(value.to(self.average[key].device), 1 - decay)
-            else:
-                self.average[key].copy_(value)
+        floating = [key for key, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.average[key] for key in floating], [state[key] for key in floating], 1 - decay)
+        for key in state.keys() - set(floating):
+            self.average[key].copy_(state[key])
 
     def _validate(self) -> None:
         if self.validate is None:

@@ -71,20 +71,20 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     by_shape[p.shape].append(p)
             for shape, params in by_shape.items():
-                updates = []
+                grads = [p.grad for p in params]
                 for p in params:
-                    state = self.state[p]
-                    if "momentum" not in state:
-                        state["momentum"] = torch.zeros_like(p)
-                    average = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(average, group["momentum"]))
+                    if "momentum" not in self.state[p]:
+                        self.state[p]["momentum"] = torch.zeros_like(p)
+                averages = [self.state[p]["momentum"] for p in params]
+                torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
+                updates = torch._foreach_lerp(grads, averages, group["momentum"])
                 # a convolution is a matrix of outputs by (inputs x kernel)
                 directions = orthogonalise(torch.stack(updates).flatten(2), group["steps"])
                 # rows > columns: keep the size of the step on the outputs the same for every shape
                 scale = max(1.0, shape[0] / directions.shape[2]) ** 0.5
-                for p, direction in zip(params, directions):
-                    direction = direction.view(shape)
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
+                if group["weight_decay"]:
+                    torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(params, list(directions.view(-1, *shape).unbind()), alpha=-group["lr"] * scale)
         return loss
 
 
