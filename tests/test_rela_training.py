@@ -1,6 +1,7 @@
 """Training of ReLA: a few steps, from nothing and from a checkpoint; never minutes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from fiftyone_rexseek.training.rela_tiny import (
     TinyRecipe,
     boxes_all_right,
     build_tiny,
+    choose_threshold,
     train_rela_tiny,
     train_tiny,
 )
@@ -40,6 +42,7 @@ def test_from_nothing_to_a_folder(tmp_path):
     folder = train_rela_tiny(tmp_path, RECIPE, **SMALL)
     rela = ReLA.from_pretrained(folder)
     assert rela.config.image_size == 64 and rela.config.box_head and rela.config.count_head
+    assert 0.2 <= rela.config.no_target_threshold <= 0.6
     scene = generate_scene(3, 0, size=(160, 128))
     selections = rela.segment(scene.render(), ["the person in a red shirt", "everyone"])
     assert all(s.outcome.is_answer for s in selections)
@@ -90,6 +93,25 @@ def test_scene_batches_are_what_the_scenes_say():
     assert np.allclose(share, scene.instance_masks().sum(axis=(1, 2)))
     with pytest.raises(ValueError, match="divide"):
         averaged_masks(generate_scene(1, 0, size=(321, 240)), 80)
+
+
+def test_threshold_keeps_what_has_targets():
+    model, tokenizer = build_tiny(0, **SMALL)
+    batch = scene_batch(5, 3, scenes=4, expressions=8, image_size=64, tokenizer=tokenizer)
+    wanted = batch.targets.counts > 0
+    # what the head says: of 31 or fewer expressions with targets one may be lost, not two
+    empty = torch.linspace(0.01, 0.3, len(wanted))
+    empty[wanted.nonzero()[-1]] = 0.9
+
+    class Network(torch.nn.Module):
+        def forward(self, *args, **options):
+            rest = ((1 - empty) / 6)[:, None].expand(-1, 6)
+            return SimpleNamespace(count_logits=torch.cat([empty[:, None], rest], dim=1).log())
+
+    model.network = Network()
+    threshold = choose_threshold(model, [batch])
+    assert (empty[wanted] >= threshold).sum() <= 1
+    assert threshold <= 0.6
 
 
 def test_exact_sets_of_boxes():

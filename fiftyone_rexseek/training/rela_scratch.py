@@ -15,7 +15,7 @@ training only (nothing of it is part of the shipped network):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +39,16 @@ MASKS_EARLY = 20
 
 @dataclass(frozen=True)
 class ScratchWeights:
-    """Coefficients of :func:`joint_loss`."""
+    """Coefficients of :func:`joint_loss`.
+
+    The count's grows from ``count`` to ``count_at_end``: until masks are found, counting disturbs; then rejections need it.
+    """
 
     mask: float = 4.0
     dice: float = 1.0
     minimap: float = 4.0
-    count: float = 1.5
+    count: float = 0.5
+    count_at_end: float = 1.5
     boxes: float = 0.3
     early_mask: float = 2.0
     attributes: float = 0.3
@@ -163,6 +167,7 @@ def joint_loss(model: ScratchReLA, batch: SceneBatch, progress: float, weights: 
     terms["attributes"] = attribute_loss(regions, cells.attributes[index][present[index]]) + attribute_loss(
         trunk[trunk_present[index]], trunk_cells.attributes[index][trunk_present[index]]
     )
+    weights = replace(weights, count=weights.count + progress * (weights.count_at_end - weights.count))
     total = sum(getattr(weights, name) * value for name, value in terms.items())
     return total, {name: value.detach() for name, value in terms.items()}
 

@@ -165,7 +165,7 @@ class TinyRecipe:
 
 #: A GPU takes larger steps in less time.
 ON_GPU = TinyRecipe(
-    vision_steps=600, vision_images=48, joint_steps=4000, joint_minutes=4.2, images=24, easy_steps=150, validate_every=400, ema=0.995
+    vision_steps=800, vision_images=48, joint_steps=5500, joint_minutes=12.0, images=24, easy_steps=150, validate_every=500
 )  # fmt: skip
 
 
