@@ -18,24 +18,30 @@ def _figure(width: float, height: float, columns: int = 1):
 
 
 def plot_log(history: Sequence[dict], path: str | Path) -> Path:
-    """Loss terms (left) and validation numbers (right) over steps, as a PNG.
+    """Loss terms (left) and validation numbers (right, where there are any) over steps, as a PNG.
 
     Args:
         history: rows of ``log.jsonl``
         path: of the picture
     """
-    figure, (left, right) = _figure(10, 4, 2)
-    for axis, wanted, title in ((left, False, "training"), (right, True, "validation")):
-        rows = [row for row in history if any(k.startswith("val_") for k in row) == wanted]
+    parts = {"training": [], "validation": []}
+    for row in history:
+        parts["validation" if any(k.startswith("val_") for k in row) else "training"].append(row)
+    parts = {title: rows for title, rows in parts.items() if rows} or {"training": []}
+    figure, axes = _figure(10, 4.5, len(parts))
+    for axis, (title, rows) in zip(axes, parts.items()):
         names = sorted({k for row in rows for k in row} - {"step", "minutes", "progress", "lr"})
-        for name in names:
+        for i, name in enumerate(names):
             points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+            style = ("-", "--", ":", "-.")[i // 10 % 4]  # ten colours are not enough for many terms
             if points:
-                axis.plot(*zip(*points), label=name.removeprefix("val_"), marker="." if wanted else None, linewidth=1)
+                marker = "." if title == "validation" else None
+                axis.plot(*zip(*points), style, label=name.removeprefix("val_"), marker=marker, linewidth=1)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         if names:
-            axis.legend(fontsize=6)
+            # a legend of many columns would otherwise leave no room for the lines
+            axis.legend(fontsize=6, ncols=-(-len(names) // 18), framealpha=0.6).set_in_layout(False)
     figure.savefig(path, dpi=90)
     return Path(path)
 
