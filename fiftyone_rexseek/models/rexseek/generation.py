@@ -11,6 +11,7 @@ row's last token. Padding is masked and positions count real tokens, so a row's 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -124,13 +125,19 @@ class GreedyPolicy:
         return token in self.eos_ids
 
 
+def _cache_argument(language: torch.nn.Module, cache: Cache) -> dict[str, Cache]:
+    """The cache under the name that the installed transformers has for it: ``cache`` since 5.24."""
+    renamed = "cache" in inspect.signature(type(language).forward).parameters
+    return {"cache" if renamed else "past_key_values": cache}
+
+
 def prefill(model: RexSeekForSelection, embeds: Sequence[Tensor]) -> Prefix:
     """Runs the language model over prefixes (L_i, hidden_size), padded at the right."""
     lengths = [len(e) for e in embeds]
     batch = torch.nn.utils.rnn.pad_sequence(list(embeds), batch_first=True)
     mask = _mask_unless_full([[1] * n + [0] * (batch.shape[1] - n) for n in lengths], batch.device)
     cache = Cache(layers=[_ReservedLayer() for _ in range(model.model.config.num_hidden_layers)])
-    model.model(inputs_embeds=batch, attention_mask=mask, past_key_values=cache, use_cache=True)
+    model.model(inputs_embeds=batch, attention_mask=mask, use_cache=True, **_cache_argument(model.model, cache))
     return Prefix(cache, lengths)
 
 
@@ -183,8 +190,8 @@ def decode(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **_cache_argument(model.model, cache),
         ).last_hidden_state
         places = [k for k, row in enumerate(batch) if not decoded[row].finished]
         logits = model.logits(hidden[places, -1]).float()
