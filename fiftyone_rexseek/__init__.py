@@ -28,6 +28,8 @@ _PUBLIC = {
     "compare_runs": "fiftyone_rexseek.integration.comparison:compare_runs",
     "import_predictions": "fiftyone_rexseek.integration.predictions:import_predictions",
     "export_predictions": "fiftyone_rexseek.integration.predictions:export_predictions",
+    "import_grefcoco_predictions": "fiftyone_rexseek.integration.grefcoco_predictions:import_grefcoco_predictions",
+    "export_grefcoco_predictions": "fiftyone_rexseek.integration.grefcoco_predictions:export_grefcoco_predictions",
     "types": "fiftyone_rexseek.types",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -9,9 +9,16 @@ from fiftyone.operators import types
 
 from fiftyone_rexseek.datasets.predictions import read_predictions
 from fiftyone_rexseek.errors import ReferringError
-from fiftyone_rexseek.integration import predictions
 from fiftyone_rexseek.integration.fields import prediction_fields
-from fiftyone_rexseek.integration.grefcoco_predictions import TASKS, import_grefcoco_predictions
+from fiftyone_rexseek.integration.prediction_files import (
+    BY_ENDING,
+    FORMATS,
+    HUMANREF,
+    export_prediction_file,
+    format_of,
+    import_prediction_file,
+)
+from fiftyone_rexseek.integration.predictions import check_new_field
 
 from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, dropdown, perform, plural, summary_output
@@ -19,12 +26,12 @@ from .choices import choose_one
 from .paths import choose_path, count_lines, folder_problem, writing
 from .targets import target_images
 
-_HUMANREF = "humanref"
-_FORMATS = {
-    _HUMANREF: "HumanRef: JSON lines with id and extracted_predictions, boxes or points",
-    "grec": "gRefCOCO, boxes (GREC): a JSON list with boxes and scores per sentence",
-    "gres": "gRefCOCO, masks (GRES): a JSON list with a mask per sentence",
-}
+
+def _choose_format(inputs: types.Object) -> None:
+    # no default value: the form would keep it when another file is chosen
+    inputs.enum(
+        "format", list(FORMATS), label="Format", description=f"Nothing chosen: {BY_ENDING}", view=dropdown(FORMATS, FORMATS)
+    )
 
 
 class ImportPredictions(CallableOperator):
@@ -36,24 +43,24 @@ class ImportPredictions(CallableOperator):
         inputs = types.Object()
         count = len(target_images(ctx))
         prop, path = choose_path(ctx, inputs, "path", label="File", description="Of a benchmark's own format")
-        usual = "grec" if path is not None and path.suffix == ".json" else _HUMANREF
-        view = dropdown(_FORMATS, _FORMATS)
-        inputs.enum("format", list(_FORMATS), default=usual, required=True, label="Format", view=view)
+        _choose_format(inputs)
         if path is not None:
-            self._check(path, ctx.params.get("format") or usual, prop, inputs)
-        default = _field_name(path) if path is not None else None
-        name_prop = inputs.str("pred_field", required=True, default=default, label="Field")
-        name = ctx.params.get("pred_field") or default
-        if name:
-            self._field(ctx, inputs, name, name_prop)
+            self._check(path, format_of(path, ctx.params.get("format") or None), prop, inputs)
+        self._field(ctx, inputs, path)
         inputs.bool("strict", default=False, label="Stop at the first problem", description="Before anything is written")
         count_notice(inputs, count, "can get predictions")
         return types.Property(inputs, view=types.View(label="Import predictions"))
 
     @staticmethod
-    def _field(ctx, inputs, name: str, prop: types.Property) -> None:
+    def _field(ctx, inputs, path: Path | None) -> None:
+        # no default value: the form would keep what the first letters of the path gave
+        usual = _field_name(path) if path is not None else "the name of the file"
+        prop = inputs.str("pred_field", label="Field", description=f"Empty: {usual}")
+        name = ctx.params.get("pred_field") or (path and _field_name(path))
+        if not name:
+            return
         try:
-            predictions.check_new_field(ctx.dataset, name, overwrite=True)
+            check_new_field(ctx.dataset, name, overwrite=True)
         except ReferringError as e:
             invalid(prop, str(e))
             return
@@ -66,7 +73,7 @@ class ImportPredictions(CallableOperator):
     def _check(path: Path, file_format: str, prop: types.Property, inputs) -> None:
         if not path.is_file():
             invalid(prop, "This is a folder" if path.is_dir() else "No such file")
-        elif file_format == _HUMANREF:
+        elif file_format == HUMANREF:
             # a JSON list has to be read as a whole, which is not done while somebody types
             try:
                 next(iter(read_predictions(path)))
@@ -78,13 +85,11 @@ class ImportPredictions(CallableOperator):
     def execute(self, ctx):
         p = ctx.params
         target, path = target_images(ctx), Path(p["path"]).expanduser()
+        field = p.get("pred_field") or _field_name(path)
         options = {"strict": bool(p.get("strict")), "overwrite": bool(p.get("overwrite"))}
 
         def work(progress):
-            if p["format"] in TASKS:
-                report = import_grefcoco_predictions(target, path, p["pred_field"], p["format"], progress=progress, **options)
-            else:
-                report = predictions.import_predictions(target, path, p["pred_field"], progress=progress, **options)
+            report = import_prediction_file(target, path, field, p.get("format") or None, progress=progress, **options)
             return {"summary": report.summary(), "matched": report.matched, "missing": report.missing}
 
         return perform(ctx, self, "Importing predictions", work, lambda result: reload(ctx))
@@ -105,7 +110,7 @@ class ExportPredictions(CallableOperator):
         return long_work(
             "export_predictions",
             "Export predictions",
-            "A prediction field as an official prediction file (JSON lines with id and extracted_predictions)",
+            "A prediction field as a prediction file of a benchmark's own format",
         )
 
     def resolve_input(self, ctx):
@@ -113,7 +118,8 @@ class ExportPredictions(CallableOperator):
         target = target_images(ctx)
         names = prediction_fields(ctx.dataset, (fo.Detections, fo.Keypoints))
         choose_one(ctx, inputs, "pred_field", names, "Predictions", nothing="This dataset holds no predictions")
-        prop, path = choose_path(ctx, inputs, "path", label="File", description="JSONL to write")
+        prop, path = choose_path(ctx, inputs, "path", label="File", description="To write")
+        _choose_format(inputs)
         if path is not None:
             self._check(path, prop, inputs)
         count_notice(inputs, len(target), "looked at; those not predicted get no row")
@@ -131,12 +137,12 @@ class ExportPredictions(CallableOperator):
             inputs.view("exists", types.Warning(label=f"{path.name} exists and will be replaced"))
 
     def execute(self, ctx):
-        target = target_images(ctx)
-        path = Path(ctx.params["path"]).expanduser()
+        p, target = ctx.params, target_images(ctx)
+        path = Path(p["path"]).expanduser()
 
         def work(progress):
             with writing(path):
-                count = predictions.export_predictions(target, path, ctx.params["pred_field"])
+                count = export_prediction_file(target, path, p["pred_field"], p.get("format") or None)
             return {"summary": f"{plural(count, 'row')} in `{path}`", "rows": count}
 
         return perform(ctx, self, "Exporting", work)

@@ -135,6 +135,26 @@ def test_predictions_there_and_back(run, name, humanref, tmp_path):
     assert run("load", "predictions", source, "--dataset", name, "--field", "model", "--overwrite").code == 0
 
 
+@pytest.mark.parametrize("task, more", [("grec", ()), ("gres", ("--format", "gres")), ("orig", ("--format", "gres"))])
+def test_grefcoco_predictions_there_and_back(run, name, tmp_path, task, more):
+    source = FIXTURES / "grefcoco"
+    (tmp_path / "images").mkdir()
+    for row in json.loads((source / "grefcoco" / "instances.json").read_text())["images"]:
+        Image.new("L", (row["width"], row["height"])).save(tmp_path / "images" / row["file_name"])
+    loaded = run("load", "grefcoco", source / "grefcoco", "--images", tmp_path / "images", "--split", "val", "--name", name)
+    assert loaded.code == 0, loaded.err
+    file = {"grec": "grec_predictions", "gres": "gres_predictions_480", "orig": "gres_predictions_orig"}[task]
+    done = run("load", "predictions", source / f"{file}.json", "--dataset", name, "--field", "model", *more)
+    rows = [r for r in json.loads((source / f"{file}.json").read_text()) if r["split"] == "val"]
+    assert done.code == 0 and f"{len(rows)} samples have" in done.out, done.err
+    done = run("export", "predictions", name, tmp_path / "back.json", "--field", "model", *more)
+    assert done.code == 0 and done.out.startswith(f"{len(rows)} rows in")
+    written = {(r["ref_id"], r["sent_id"]): r for r in json.loads((tmp_path / "back.json").read_text())}
+    assert all(written[r["ref_id"], r["sent_id"]].items() <= r.items() for r in rows)
+    other = run("export", "predictions", name, tmp_path / "back.json", "--field", "model", "--format", "coco")
+    assert other.code == 2 and "'coco' is not one of" in other.err
+
+
 BROKEN = {
     "broken JSON": ("{\"id\": 1, \"image_name\"\n" * 3, "holds no row"),
     "an empty file": ("", "annotations.jsonl"),

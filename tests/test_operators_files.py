@@ -101,6 +101,12 @@ def test_a_place_that_cannot_be_written_is_named(folders, dataset, tmp_path):
 def test_the_format_of_predictions_follows_the_file(dataset, tmp_path, suffix, expected):
     path = tmp_path / f"my model{suffix}"
     path.write_text("[]")
-    form = plugin.form("import_predictions", dataset, {"path": str(path)})
-    assert form["format"]["default"] == expected and form["pred_field"]["default"] == "my_model"
+    values = {"path": str(path)}
+    form = plugin.form("import_predictions", dataset, values)
+    # defaults would stay in the form when another file is chosen
+    assert form["format"]["default"] is form["pred_field"]["default"] is None
+    assert ".json is grec" in form["format"]["view"]["description"] and "my_model" in form["pred_field"]["view"]["description"]
+    said = plugin.complaints("import_predictions", dataset, values).get("path", "")
+    assert ("JSON array" in said) == (expected == "humanref")
+    assert "JSON array" in plugin.complaints("import_predictions", dataset, {**values, "format": "humanref"})["path"]
     assert plugin.complaints("import_predictions", dataset, {"path": str(tmp_path)})["path"] == "This is a folder"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import click
 
 from ..errors import ConfigError
-from .load import load_dataset
+from .load import load_dataset, prediction_format
 
 
 @click.group()
@@ -86,11 +86,14 @@ def _writing(path):
 @click.argument("dataset")
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--field", required=True, help="Prediction field.")
+@prediction_format
+@click.option("--original-size", is_flag=True, help="gres: masks at the size of their image instead of 480x480.")
 @click.option("--view", "saved_view", default=None, help="A saved view instead of the whole dataset.")
-def predictions(dataset, file, field, saved_view):
-    """Predictions: JSONL with id and extracted_predictions in FILE."""
-    from ..integration.predictions import export_predictions
+def predictions(dataset, file, field, file_format, original_size, saved_view):
+    """Predictions in FILE, in a benchmark's own format."""
+    from ..integration.prediction_files import export_prediction_file
 
+    samples = _view(dataset, saved_view)
     with _writing(file):
-        count = export_predictions(_view(dataset, saved_view), file, field)
+        count = export_prediction_file(samples, file, field, file_format, original_size=original_size)
     click.echo(f"{count} rows in {file}")

@@ -70,17 +70,26 @@ def refcoco(folder, name, benchmark, splits, instances, partition, **options):
     _load(classes[benchmark], folder, name or benchmark, options, **more)
 
 
+prediction_format = click.option(
+    "--format", "file_format", type=click.Choice(["humanref", "grec", "gres"]), default=None,
+    help="humanref: JSONL with id and extracted_predictions; grec, gres: gRefCOCO's JSON list of boxes, of masks. "
+    "Default by the file's ending: .json is grec, anything else humanref.",
+)  # fmt: skip
+
+
 @load.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--dataset", required=True, help="Dataset that holds the annotations.")
 @click.option("--field", required=True, help="Field to write.")
+@prediction_format
 @click.option("--overwrite", is_flag=True, help="Replace the field if it exists.")
 @click.option("--strict", is_flag=True, help="Stop at the first problem, before anything is written.")
-def predictions(file, dataset, field, overwrite, strict):
-    """Predictions: FILE is JSONL with id and extracted_predictions."""
-    from ..integration.predictions import import_predictions
+def predictions(file, dataset, field, file_format, overwrite, strict):
+    """Predictions: FILE is of a benchmark's own format."""
+    from ..integration.prediction_files import import_prediction_file
 
-    report = import_predictions(load_dataset(dataset), file, field, overwrite=overwrite, strict=strict, progress=True)
+    options = {"overwrite": overwrite, "strict": strict, "progress": True}
+    report = import_prediction_file(load_dataset(dataset), file, field, file_format, **options)
     click.echo(report.summary())
 
 

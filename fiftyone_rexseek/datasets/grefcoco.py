@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import DataError, ProblemLog
 from ..referring import ReferringExample, Target
 from .coco import InstancesIndex, coco_bbox, is_text, read_instances
+from .files import complete_file
 from .refs import RefsBuilder, RefsReader, load_refs
 
 REFS_NAMES = ("grefs(unc).json", "grefs(unc).p")
@@ -174,10 +175,11 @@ def write_grefcoco(
 
 
 def _write_json(path: str | Path, content: Any) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, ensure_ascii=False)
-    # half a character, which a field of the source may hold, can only be written as its escape
-    Path(path).write_text(text if is_text(text) else json.dumps(content), encoding="utf-8")
+    with complete_file(path) as f:
+        # half a character, which a field of the source may hold, can only be written as its escape
+        f.write(text if is_text(text) else json.dumps(content))
+
 
 
 def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | None = None) -> dict[str, Any]:

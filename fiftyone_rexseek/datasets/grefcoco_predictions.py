@@ -22,10 +22,12 @@ import numpy as np
 from ..errors import DataError, ProblemLog
 from ..referring import Outcome, ReferringExample
 from .coco import read_json
+from .files import complete_file
 from .rle_check import rle_problems
 
 _BATCH = 256
-_NO_ANSWER = (Outcome.FAILED.value, Outcome.UNPARSED.value)
+#: Outcomes of rows that hold no answer.
+NO_ANSWER = (Outcome.FAILED.value, Outcome.UNPARSED.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class PredictionRows:
     def find(self, example: ReferringExample, position: int, log: ProblemLog) -> Mapping[str, Any] | None:
         """The row of an example, the ``position``-th of its split; None when there is none."""
         if self.by_key:
-            key = (example.extra.get("ref_id"), _sent_id(example))
+            key = (example.extra.get("ref_id"), sentence_id(example))
             row = self.by_key.get((example.split, *key), self.by_key.get((None, *key)))
             if row is not None:
                 return row
@@ -84,7 +86,8 @@ class PredictionRows:
         return row
 
 
-def _sent_id(example: ReferringExample) -> Any:
+def sentence_id(example: ReferringExample) -> Any:
+    """The file's ``sent_id`` of an expression; None where it has none."""
     sentence = example.extra.get("sentence")
     return sentence.get("sent_id") if isinstance(sentence, Mapping) else None
 
@@ -182,7 +185,7 @@ def _some_usable(checked: Iterable[tuple[Any, Any]], problems: ProblemLog, expec
     """Passes on what was found in each row, until the rows end and none of them was any good."""
     rows = usable = 0
     for row, found in checked:
-        rows += row is not None and row.get("outcome") not in _NO_ANSWER
+        rows += row is not None and row.get("outcome") not in NO_ANSWER
         usable += found is not None
         yield found
     if rows and not usable:
@@ -194,7 +197,7 @@ def _some_usable(checked: Iterable[tuple[Any, Any]], problems: ProblemLog, expec
 
 
 def _box_row(row: Mapping[str, Any], where: str, log: ProblemLog) -> BoxRow | None:
-    if row.get("outcome") in _NO_ANSWER:
+    if row.get("outcome") in NO_ANSWER:
         log.add("no-answer", where, "holds no answer", found=row["outcome"])
         return None
     try:
@@ -248,7 +251,7 @@ def _mask_rows(pairs: Iterable[tuple[ReferringExample, Any]], log: ProblemLog) -
 
 
 def _mask_row(row: Mapping[str, Any], rle: Any, wrong: str | None, where: str, log: ProblemLog) -> MaskRow | None:
-    if row.get("outcome") in _NO_ANSWER:
+    if row.get("outcome") in NO_ANSWER:
         log.add("no-answer", where, "holds no answer", found=row["outcome"])
         return None
     if wrong is not None:
@@ -262,8 +265,12 @@ def _mask_row(row: Mapping[str, Any], rle: Any, wrong: str | None, where: str, l
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Writes rows as a prediction file; returns how many."""
-    rows = list(rows)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(rows), encoding="utf-8")
-    return len(rows)
+    """Writes rows as a prediction file and returns how many; the file appears only when all of them are written."""
+    count = 0
+    with complete_file(path) as f:
+        f.write("[")
+        for row in rows:
+            f.write((",\n" if count else "\n") + json.dumps(row))
+            count += 1
+        f.write("\n]\n")
+    return count

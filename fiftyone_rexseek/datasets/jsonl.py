@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, ProblemLog
+from .files import complete_file
 
 #: Longer than any row of the benchmarks by far; a longer line is not JSON Lines (a whole array on one line, say).
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -121,20 +121,9 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> i
 
     Numbers keep their text as Python prints them (``586.0`` stays ``586.0``, ``586`` stays ``586``).
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     count = 0
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            for row in rows:
-                f.write(json.dumps(row) + "\n")
-                count += 1
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with complete_file(path) as f:
+        for row in rows:
+            f.write(json.dumps(row) + "\n")
+            count += 1
     return count

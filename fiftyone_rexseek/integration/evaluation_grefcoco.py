@@ -50,7 +50,7 @@ def score_grec(columns: Columns, options: Mapping[str, Any]) -> Scored:
     count_field, counts = _counts(columns)
     if config.output == "count":
         _check_counts(count_field, counts, columns.answered)
-    answers = list(_box_answers(columns, counts if config.output == "count" else [None] * len(columns)))
+    answers = list(box_answers(columns, counts if config.output == "count" else [None] * len(columns)))
     result = evaluate_grec(columns.gt.boxes_xyxy, answers, config)
     summary = result.as_dict()
     summary["missing"] = {"count": summary["num_unanswered"], "policy": config.missing}
@@ -113,7 +113,8 @@ def _check_counts(field: str, counts: list[Any], answered: list[bool]) -> None:
         )
 
 
-def _box_answers(columns: Columns, counts: list[int | None]) -> Iterator[Answer | None]:
+def box_answers(columns: Columns, counts: list[int | None]) -> Iterator[Answer | None]:
+    """The labels' boxes with their confidences, one answer per sample; None where there is none to score."""
     rows = zip(columns.pred.boxes_xyxy, columns.pred.scores, counts, columns.answered)
     for boxes, scores, count, answered in rows:
         # a box without confidence is what its model answered, without a doubt that could be measured
@@ -239,7 +240,7 @@ def score_gres(columns: Columns, options: Mapping[str, Any]) -> Scored:
     )
     log = ProblemLog()
     truth = list(_truths(columns, config, log))
-    result = evaluate_gres(zip(truth, _mask_answers(columns, config, log)), config, log)
+    result = evaluate_gres(zip(truth, mask_answers(columns, config, log)), config, log)
     summary = result.as_dict()
     summary["missing"] = {"count": summary["num_unanswered"], "policy": config.missing}
     summary["problems"] = dict(log.counts)
@@ -294,8 +295,11 @@ def _truths(columns: Columns, config: GresConfig, log: ProblemLog) -> Iterator[M
             yield MaskTruth(merge.merged(targets, width, height), len(targets), size, sample_id)
 
 
-def _mask_answers(columns: Columns, config: GresConfig, log: ProblemLog) -> Iterator[MaskAnswer | None]:
-    """A file's own masks where the field came from one, else the union of the labels' masks, resampled if need be."""
+def mask_answers(columns: Columns, config: GresConfig, log: ProblemLog) -> Iterator[MaskAnswer | None]:
+    """A file's own masks where the field came from one, else the union of the labels' masks, resampled if need be.
+
+    Yields one answer per sample; None (logged ``bad-mask``, ``no-mask``) where there is none to score.
+    """
     rows = next((v for name, v in columns.values.items() if name.endswith(ROW)), [None] * len(columns))
     for i, sample_id in enumerate(columns.sample_ids):
         if not columns.answered[i]:

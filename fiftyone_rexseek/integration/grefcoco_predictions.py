@@ -9,18 +9,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 from .. import masks
-from ..datasets.grefcoco_predictions import BoxRow, MaskRow, box_rows, load_rows, mask_rows, pair_rows
+from ..datasets.grefcoco_predictions import (
+    NO_ANSWER,
+    BoxRow,
+    MaskRow,
+    box_rows,
+    load_rows,
+    mask_rows,
+    pair_rows,
+    sentence_id,
+    write_rows,
+)
 from ..errors import ConfigError, ProblemLog
+from ..metrics.gres import GresConfig
 from ..metrics.target_masks import resize
 from ..referring import Outcome, ReferringExample
 from . import documents, presentation
+from .columns import Columns, read_columns
+from .evaluation_grefcoco import box_answers, mask_answers
+from .fields import flat_images
 from .importers import unpack_extra
 from .predictions import (
     LABEL,
@@ -32,6 +46,7 @@ from .predictions import (
 from .selections import COUNT, COUNT_DESCRIPTION, ROW
 
 TASKS = ("grec", "gres")
+_EXPECTED = "samples imported from gRefCOCO or RefCOCO"
 
 
 def import_grefcoco_predictions(
@@ -63,14 +78,11 @@ def import_grefcoco_predictions(
         DataError: unreadable file, a file of another split, or any problem in strict mode
         ConfigError: the field exists, or the samples are of another benchmark
     """
-    if task not in TASKS:
-        raise ConfigError("unknown task", expected=" or ".join(TASKS), found=task)
+    _check_task(task)
+    samples = flat_images(samples)
     dataset = samples._dataset
     check_new_field(dataset, pred_field, overwrite)
-    if not dataset.has_sample_field("extra"):
-        raise ConfigError(
-            "these samples have no ref_id and sent_id", where=dataset.name, expected="samples imported from gRefCOCO or RefCOCO"
-        )
+    _check_benchmark(samples)
     log = log if log is not None else ProblemLog(strict=strict)
     rows = load_rows(path, log)
     pairs = pair_rows(_examples(samples), rows, log)
@@ -80,13 +92,15 @@ def import_grefcoco_predictions(
     missing = sum(row is None for _, row in examples)
     total = len(examples)
     with fo.ProgressBar(total=total, progress=progress, quiet=progress is False) as bar:
-        for (example, row), found in bar(zip(examples, checked)):
+        # the checked rows come first: at their end they refuse a file of another task
+        for found, (example, row) in bar(zip(checked, examples)):
             if row is None:
                 continue
             if found is None:
+                stated = row.get("outcome")
                 updates[example.extra["sample_id"]] = {
                     pred_field: documents.detections_document([]),
-                    f"{pred_field}_outcome": Outcome.UNPARSED.value,
+                    f"{pred_field}_outcome": stated if stated in NO_ANSWER else Outcome.UNPARSED.value,
                 }
             elif isinstance(found, BoxRow):
                 updates[example.extra["sample_id"]] = _box_fields(found, example, pred_field, min_score)
@@ -107,6 +121,83 @@ def import_grefcoco_predictions(
     }
     dataset.save()
     return PredictionReport(pred_field, False, len(updates), missing, dict(log.counts))
+
+
+def export_grefcoco_predictions(
+    samples: SampleCollection, path: str | os.PathLike, pred_field: str, task: str, *, original_size: bool = False
+) -> int:
+    """Writes a prediction field as a GREC or GRES prediction file and returns the number of rows.
+
+    Samples that were not predicted get no row; answers that could not be read or obtained get one that says so. A box
+    without a confidence is written with score 1, as it is evaluated. Masks that came from a file are written as they were.
+
+    Args:
+        samples: gRefCOCO or RefCOCO samples
+        path: JSON list to write, see :mod:`~fiftyone_rexseek.datasets.grefcoco_predictions`
+        pred_field: a Detections field; for "gres" its boxes need masks
+        task: "grec" (boxes) or "gres" (masks)
+        original_size: write the labels' masks at the size of their image, for the protocol "original-size"; by default
+            at 480x480, where the authors compare them
+
+    Raises:
+        ConfigError: the samples are of another benchmark, or the field is of another kind
+        DataError: a predicted box has no mask, or a sample no image size
+    """
+    _check_task(task)
+    samples = flat_images(samples)
+    _check_benchmark(samples)
+    columns = read_columns(
+        samples, pred_field, pred_field, candidates_field=None, value_fields=[pred_field + ROW, pred_field + COUNT],
+        segmentations=task == "gres",
+    )  # fmt: skip
+    if task == "grec":
+        answers = _box_values(columns, columns.values[pred_field + COUNT])
+    else:
+        answers = _mask_values(columns, GresConfig(size="original" if original_size else "480"))
+    return write_rows(path, _written_rows(_examples(samples), answers, columns.outcomes))
+
+
+def _written_rows(examples: Iterable[ReferringExample], answers: Iterable[dict | None], outcomes: Iterable[str | None]):
+    for example, answer, outcome in zip(examples, answers, outcomes):
+        if answer is None and outcome not in NO_ANSWER:
+            continue
+        key = {"ref_id": example.extra.get("ref_id"), "sent_id": sentence_id(example)}
+        if None in key.values():
+            raise ConfigError(
+                "a sample has no ref_id and sent_id", where=f"sample {example.extra['sample_id']}", expected=_EXPECTED
+            )
+        split = {} if example.split is None else {"split": example.split}
+        yield key | split | ({"outcome": outcome} if answer is None else answer)
+
+
+def _box_values(columns: Columns, counts: list[int | None]) -> Iterator[dict[str, Any] | None]:
+    for answer in box_answers(columns, counts):
+        if answer is None:
+            yield None
+            continue
+        count = {} if answer.count_class is None else {"count_class": answer.count_class}
+        yield {"boxes_xyxy": answer.boxes_xyxy.tolist(), "scores": answer.scores.tolist()} | count
+
+
+def _mask_values(columns: Columns, config: GresConfig) -> Iterator[dict[str, Any] | None]:
+    for answer in mask_answers(columns, config, ProblemLog(strict=True)):
+        if answer is None:
+            yield None
+            continue
+        verdict = {} if answer.no_target is None else {"pred_no_target": answer.no_target}
+        yield {"segmentation": _text(answer.mask)} | verdict
+
+
+def _check_task(task: str) -> None:
+    if task not in TASKS:
+        raise ConfigError("unknown task", expected=" or ".join(TASKS), found=task)
+
+
+def _check_benchmark(samples: SampleCollection) -> None:
+    if not samples._dataset.has_sample_field("extra"):
+        raise ConfigError(
+            "these samples have no ref_id and sent_id", where=samples._dataset.name, expected=_EXPECTED
+        )
 
 
 def _examples(samples: SampleCollection) -> Iterator[ReferringExample]:
