@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiftyone_rexseek import masks
-from fiftyone_rexseek.datasets import plain_pickle
+from fiftyone_rexseek.datasets import plain_pickle, rle_check
 from fiftyone_rexseek.datasets.coco import coco_bbox, index_instances, read_instances
 from fiftyone_rexseek.datasets.grefcoco import (
     PUBLISHED,
@@ -348,6 +348,15 @@ def test_damaged_run_lengths_are_found(runs, position, character):
     damaged = {"size": rle["size"], "counts": text[:position] + chr(character) + text[position + 1 :]}
     good = masks._is_valid_compressed(damaged)
     assert [p is None for p in rle_problems([rle, damaged, rle])] == [True, good, True]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_damage_is_found_in_the_mask_that_has_it_however_many_are_unpacked_at_once(monkeypatch, chunk):
+    monkeypatch.setattr(rle_check, "_CHUNK", chunk)
+    fine = {"size": [2, 2], "counts": "13"}
+    wrong = {4: "12", 7: "!", 8: None, 11: "1", 12: "22222", 19: "P"}
+    found = rle_problems([{**fine, "counts": wrong.get(i, "13")} for i in range(21)])
+    assert {i for i, p in enumerate(found) if p is not None} == set(wrong)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fiftyone_rexseek import masks
 from fiftyone_rexseek.datasets.grefcoco import read_grefcoco
@@ -200,3 +202,61 @@ def test_baselines(examples):
     empty = sum(not e.targets for e in some) / len(some)
     assert result["none"].summary()["gIoU"] == pytest.approx(100 * empty)
     assert result["none"].summary()["N_acc"] == 1 and result["all"].summary()["T_acc"] == 1
+
+
+def drawn(seed: int, height: int, width: int) -> np.ndarray:
+    """One of the masks that counting could get wrong: nothing, everything, single pixels, blocks that touch, noise."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((height, width), dtype=bool)
+    kind = seed % 6
+    if kind == 1:
+        mask[:] = True
+    elif kind == 2:
+        mask[rng.integers(height), rng.integers(width)] = True
+    elif kind == 3:
+        mask[:, : width // 2] = True
+    elif kind == 4:
+        mask[:, width // 2 :] = True
+    elif kind == 5:
+        mask = rng.random((height, width)) < rng.choice([0.02, 0.5, 0.98])
+    return mask
+
+
+@given(st.lists(st.tuples(*(st.integers(0, 300) for _ in range(2)), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=30))
+@settings(deadline=None, max_examples=60)
+def test_pixels_are_those_of_decoded_masks(specs):
+    truth, found, expected = [], [], []
+    for a, b, height, width in specs:
+        wanted, mask = drawn(a, height, width), drawn(b, height, width)
+        rle = masks.encode(mask)
+        if b % 3 == 0:  # as some files write it
+            runs = np.diff(np.flatnonzero(np.diff(mask.ravel("F"), prepend=False, append=not mask.ravel("F")[-1])), prepend=0)
+            rle = {"size": rle["size"], "counts": runs.tolist()}
+        truth.append(MaskTruth(masks.encode(wanted), 1, (height, width)))
+        found.append(MaskAnswer(rle, False))
+        expected.append((int((wanted & mask).sum()), int((wanted | mask).sum()), int(mask.sum()), int(wanted.sum())))
+    c = evaluate_gres(zip(truth, found), GresConfig("original-size")).columns
+    counted = zip(*(x.tolist() for x in (c.intersection, c.union, c.predicted_area, c.target_area)))
+    assert list(counted) == expected
+
+
+def test_pixels_of_many_pairs_and_of_a_large_image():
+    """More pairs than are at hand at a time, of masks that are shared; an image of 100 megapixels."""
+    shapes = [drawn(i, 24, 31) for i in range(60)]
+    rles = [masks.encode(m) for m in shapes]
+    rng = np.random.default_rng(4)
+    pairs = rng.integers(0, 60, (3000, 2))
+    left_out = set(rng.integers(0, 3000, 400).tolist())
+    stream = [
+        (None if i in left_out else MaskTruth(rles[a], 1, (24, 31), i), MaskAnswer(rles[b], False) if i % 7 else None)
+        for i, (a, b) in enumerate(pairs)
+    ]
+    c = evaluate_gres(stream, GresConfig("original-size")).columns
+    kept = [(i, a, b) for i, (a, b) in enumerate(pairs) if i not in left_out]
+    assert len(c.iou) == len(kept) and c.answered.tolist() == [i % 7 != 0 for i, _, _ in kept]
+    shared = [int((shapes[a] & shapes[b]).sum()) if i % 7 else 0 for i, a, b in kept]
+    assert c.intersection.tolist() == shared and c.target_area.tolist() == [int(shapes[a].sum()) for _, a, _ in kept]
+    size = [10_000, 10_000]
+    half, rest = (masks.compress({"size": size, "counts": counts}, *size) for counts in ([0, 60_000_000, 40_000_000], [50_000_000, 50_000_000]))
+    c = evaluate_gres([(MaskTruth(half, 1, tuple(size)), MaskAnswer(rest, False))], GresConfig("original-size")).columns
+    assert (c.intersection[0], c.union[0]) == (10_000_000, 100_000_000)

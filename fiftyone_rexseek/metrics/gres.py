@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import masks
 from ..errors import ConfigError, DataError, ProblemLog
 from ..referring import RLE, ReferringExample
 from .target_masks import OFFICIAL_SIZE, TargetMasks
@@ -264,79 +266,65 @@ def evaluate_gres(
 _MISSING, _SCORED, _WRONG_SIZE, _NO_VERDICT = 0, 1, 2, 3
 
 
-class _Areas:
-    """Pixels of masks that are handed in one by one and counted many at a time, which pycocotools does faster."""
-
-    BATCH = 240  # pycocotools fails beyond 255
-
-    def __init__(self):
-        self._waiting: list[RLE] = []
-        self._counted: list[np.ndarray] = [np.zeros(1, dtype=np.int64)]
-        self._number = 0
-
-    def add(self, mask: RLE) -> int:
-        """Where this mask's area will stand in :meth:`all`; 0 stands for no mask."""
-        self._waiting.append(mask)
-        self._number += 1
-        if len(self._waiting) == self.BATCH:
-            self._count()
-        return self._number
-
-    def all(self) -> np.ndarray:
-        """int64 (number of masks + 1,), the first one 0."""
-        self._count()
-        return np.concatenate(self._counted)
-
-    def _count(self) -> None:
-        from pycocotools import mask as coco  # the reader of masks has made sure that it is there
-
-        if self._waiting:
-            self._counted.append(np.asarray(coco.area(self._waiting), dtype=np.int64))
-            self._waiting = []
+_BLOCK = 1024  # pairs at hand at a time
 
 
 def _count_pixels(pairs, config: GresConfig, log: ProblemLog) -> tuple[np.ndarray, np.ndarray, list]:
     """Per pair: number of targets, |both|, |answer|, |truth|, state, int64 (n, 5); the head's verdicts, bool (n,)."""
-    from pycocotools import mask as coco
-
-    merge, areas = coco.merge, _Areas()
-    needs_head = config.no_target == "head"
-    rows: list[tuple[int, int, int, int, int]] = []  # places of areas where the result has areas
+    tables = [np.zeros((0, 5), dtype=np.int64)]
     heads: list[bool] = []
     keys: list[Any] = []
-    last_mask, last_place = None, 0
-    for truth, answer in pairs:
-        if truth is None:
-            continue
-        wanted = truth.mask
-        if wanted is None:
-            target = 0
-        else:
-            if wanted is not last_mask:  # the sentences of one ref share their mask
-                last_mask, last_place = wanted, areas.add(wanted)
-            target = last_place
-        keys.append(truth.key)
-        heads.append(answer is not None and bool(answer.no_target))
-        if answer is None:
-            rows.append((truth.num_targets, 0, 0, target, _MISSING))
-            continue
-        mask = answer.mask
-        size = truth.size or (wanted["size"] if wanted is not None else mask["size"])
-        if mask["size"][0] != size[0] or mask["size"][1] != size[1]:
-            log.add("wrong-mask-size", f"expression {truth.key}", "its mask has another size", expected=size, found=mask["size"])
-            rows.append((truth.num_targets, 0, 0, target, _WRONG_SIZE))
-            continue
-        if needs_head and answer.no_target is None:
-            log.add("no-verdict", f"expression {truth.key}", "does not say whether there is a target", expected="pred_no_target")
-            rows.append((truth.num_targets, 0, 0, target, _NO_VERDICT))
-            continue
-        if isinstance(mask["counts"], list):
-            mask = coco.frPyObjects(mask, *size)
-        shared = areas.add(merge([mask, wanted], True)) if wanted is not None else 0
-        rows.append((truth.num_targets, shared, areas.add(mask), target, _SCORED))
-    numbers = np.array(rows, dtype=np.int64).reshape(-1, 5)
-    numbers[:, 1:4] = areas.all()[numbers[:, 1:4]]
-    return numbers, np.array(heads, dtype=bool), keys
+    graded = (pair for pair in pairs if pair[0] is not None)
+    while block := list(islice(graded, _BLOCK)):
+        tables.append(_count_block(block, [_state(*pair, config, log) for pair in block]))
+        heads += [answer is not None and bool(answer.no_target) for _, answer in block]
+        keys += [truth.key for truth, _ in block]
+    return np.concatenate(tables), np.array(heads, dtype=bool), keys
+
+
+def _state(truth: MaskTruth, answer: MaskAnswer | None, config: GresConfig, log: ProblemLog) -> int:
+    if answer is None:
+        return _MISSING
+    size, found = truth.size or (truth.mask or answer.mask)["size"], answer.mask["size"]
+    if tuple(found) != tuple(size):
+        log.add("wrong-mask-size", f"expression {truth.key}", "its mask has another size", expected=size, found=found)
+        return _WRONG_SIZE
+    if config.no_target == "head" and answer.no_target is None:
+        log.add("no-verdict", f"expression {truth.key}", "does not say whether there is a target", expected="pred_no_target")
+        return _NO_VERDICT
+    return _SCORED
+
+
+def _count_block(block: list[tuple[MaskTruth, MaskAnswer | None]], states: list[int]) -> np.ndarray:
+    """The rows of :func:`_count_pixels` for some pairs, int64 (n, 5)."""
+    from pycocotools import mask as coco  # the reader of masks has made sure that it is there
+
+    merge = coco.merge
+    # the sentences of a ref share its mask, which is counted once
+    targets = {id(truth.mask): truth.mask for truth, _ in block if truth.mask is not None}
+    place = {key: i for i, key in enumerate(targets, 1)}
+    scored = [i for i, state in enumerate(states) if state == _SCORED]
+    answers = [_compressed(block[i][1].mask) for i in scored]
+    shared = [(i, merge([mask, wanted], True)) for i, mask in zip(scored, answers) if (wanted := block[i][0].mask) is not None]
+    table = np.zeros((len(block), 5), dtype=np.int64)
+    table[:, 0] = [truth.num_targets for truth, _ in block]
+    table[[i for i, _ in shared], 1] = _areas([mask for _, mask in shared])
+    table[scored, 2] = _areas(answers)
+    table[:, 3] = np.append(0, _areas(list(targets.values())))[[place.get(id(truth.mask), 0) for truth, _ in block]]
+    table[:, 4] = states
+    return table
+
+
+def _compressed(mask: RLE) -> RLE:
+    return mask if isinstance(mask["counts"], str | bytes) else masks.compress(mask, *mask["size"])
+
+
+def _areas(rles: list[RLE]) -> np.ndarray:
+    """Pixels of masks, int64 (n,); many at a time, which pycocotools does faster, but not beyond its limit of 255."""
+    from pycocotools import mask as coco
+
+    parts = [coco.area(rles[i : i + 240]) for i in range(0, len(rles), 240)]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
 
 def _refuse_if_all(state: np.ndarray, config: GresConfig) -> None:
