@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, DataError
-from .matching import Boxes, match_best_first, offsets_of
+from .matching import Boxes, match_best_first, offsets_of, pieces_of
 
 PROTOCOLS = ("official", "paper")
 OUTPUTS = ("threshold", "top-k", "count", "all")
@@ -302,10 +302,10 @@ def _columns(targets: Boxes, xyxy, counts, kept, answered, config: GrecConfig) -
         f1=f1,
         success=f1 >= 1.0,
         answered=answered,
-        kept=np.split(kept, offsets[1:-1]) if len(counts) else [],
-        prediction_match=np.split(prediction_match, offsets[1:-1]) if len(counts) else [],
-        target_match=np.split(target_match, truth.offsets[1:-1]) if len(counts) else [],
-        match_score=np.split(match_score, offsets[1:-1]) if len(counts) else [],
+        kept=pieces_of(kept, offsets),
+        prediction_match=pieces_of(prediction_match, offsets),
+        target_match=pieces_of(target_match, truth.offsets),
+        match_score=pieces_of(match_score, offsets),
     )
 
 
