@@ -8,7 +8,13 @@ from fiftyone.operators import types
 from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration import presentation
 from fiftyone_rexseek.integration.columns import label_fields
-from fiftyone_rexseek.integration.evaluation import METHODS, MethodSpec, config_class, evaluate_referring
+from fiftyone_rexseek.integration.evaluation import (
+    METHODS,
+    MethodSpec,
+    can_replace,
+    config_class,
+    evaluate_referring,
+)
 from fiftyone_rexseek.integration.fields import generated_text_fields, prediction_fields
 from fiftyone_rexseek.integration.report import number
 from fiftyone_rexseek.integration.selections import COUNT
@@ -124,7 +130,10 @@ class EvaluateReferring(CallableOperator):
         if key and not (key.isascii() and key.isidentifier()):
             invalid(prop, "Letters, digits and _ only, not starting with a digit")
         elif key and key in ctx.dataset.list_evaluations():
-            inputs.view("exists", types.Warning(label=f"Run '{key}' exists and will be replaced"))
+            if can_replace(ctx.dataset, key, config_class(method)(pred_field, ctx.params.get("gt_field") or "ground_truth")):
+                inputs.view("exists", types.Warning(label=f"Run '{key}' exists and will be replaced"))
+            else:
+                invalid(prop, f"Run '{key}' scored another field, or with another metric: choose another name")
         elif key and ctx.dataset.has_sample_field(key):
             invalid(prop, f"There is a field '{key}'")
 

@@ -12,10 +12,12 @@ import fiftyone as fo
 import fiftyone.operators as foo
 import pytest
 import yaml
-from fiftyone.operators.executor import resolve_type
+from fiftyone.operators.executor import ExecutionError, resolve_type
 from fiftyone.operators.registry import OperatorRegistry
 
 from fiftyone_rexseek.datasets import scenes
+from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.integration.evaluation import evaluate_referring
 
 ROOT = Path(__file__).resolve().parent.parent
 URI = "@fiftyone-rexseek/rexseek"
@@ -143,6 +145,14 @@ def test_evaluate(dataset):
     view = dataset.limit(3)
     assert operator(view, pred_field="perfect", gt_field="ground_truth", method="humanref", eval_key="run")["count"] == 3
     assert dataset.count("run_score") == 3  # the replaced run's values are gone
+    dataset.clone_sample_field("ground_truth", "other")
+    for chosen in ({"method": "grec", "pred_field": "perfect"}, {"pred_field": "other"}, {"gt_field": "other"}):
+        assert "choose another name" in errors(form("evaluate_referring", dataset, eval_key="run", **chosen))["eval_key"]
+    with pytest.raises(ExecutionError, match="choose another name"):
+        operator(view, pred_field="other", gt_field="ground_truth", method="humanref", eval_key="run")
+    with pytest.raises(ConfigError, match="another eval_key"):
+        evaluate_referring(view, "other", eval_key="run")
+    assert dataset.list_evaluations() == ["run"] and dataset.count("run_score") == 3
 
 
 @pytest.mark.skipif(shutil.which("java") is None, reason="METEOR and the PTB tokeniser need Java")

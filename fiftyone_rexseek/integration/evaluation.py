@@ -404,11 +404,20 @@ def evaluate_referring(
 
     Returns:
         a :class:`ReferringResults`
+
+    Raises:
+        ConfigError: for fields and options that make no sense, and for the name of a run that scored something else
+        DataError: for samples that cannot be scored
     """
     samples = flat_images(samples)
     config = config_class(method)(pred_field, gt_field, protocol=protocol, **options)
     run = config.build()
     run.ensure_requirements()
+    if eval_key is not None and not can_replace(samples._dataset, eval_key, config):
+        raise ConfigError(
+            f"run {eval_key!r} exists and scored another field, or with another metric", where=samples._dataset.name,
+            advice="Choose another eval_key, or delete_evaluation() first.",
+        )  # fmt: skip
     run.register_run(samples, eval_key)
     try:
         run.register_samples(samples, eval_key)
@@ -424,6 +433,17 @@ def evaluate_referring(
         run.add_fields_to_sidebar_group(samples, eval_key, omit_fields=(pred_field, gt_field))
         samples._dataset.reload()
     return results
+
+
+def can_replace(dataset: fo.Dataset, eval_key: str, config: ReferringEvaluationConfig) -> bool:
+    """Whether a run may take this name: FiftyOne replaces one only with one of the same method and fields."""
+    if eval_key not in dataset.list_evaluations():
+        return True
+    try:
+        config.build().validate_run(dataset, eval_key)
+    except ValueError:
+        return False
+    return True
 
 
 def config_class(method: str | type[ReferringEvaluationConfig]) -> type[ReferringEvaluationConfig]:
