@@ -332,6 +332,9 @@ def test_predictions_of_another_split_or_set_are_refused(tmp_path):
     with pytest.raises(DataError, match="another split"):
         list(pairs(tmp_path, shuffled, log))
     assert log.counts["other-order"]
+    as_text = [{**row, "ref_id": str(row["ref_id"])} for row in rows]
+    with pytest.raises(DataError, match=r"ref_id, sent_id = '\d+', \d+"):
+        list(pairs(tmp_path, as_text, log))
     for content, match in (({}, "a list of rows"), ([1, 2], "no row that could be assigned")):
         with pytest.raises(DataError, match=match):
             pairs(tmp_path, content, ProblemLog())

@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import DataError, ProblemLog
 from ..referring import Target
 
+_GZIP = b"\x1f\x8b"
 #: No image side is longer, in pixels.
 _LARGEST_SIDE = 2**31
 
@@ -86,8 +87,11 @@ def read_json(path: str | Path) -> Any:
     """A JSON file; a missing or broken one raises :class:`DataError` that says where it breaks."""
     path = Path(path)
     try:
+        content = path.read_bytes()
+        if content.startswith(_GZIP):
+            raise DataError("is compressed", where=path, expected="a JSON file", advice="Unpack it first: gunzip -k FILE.")
         with _no_cyclic_gc():
-            return json.loads(path.read_bytes())
+            return json.loads(content)
     except FileNotFoundError as e:
         raise DataError("no such file", where=path, advice="Check the path.") from e
     except OSError as e:  # a folder, most often

@@ -66,6 +66,13 @@ class PredictionRows:
     def __len__(self) -> int:
         return len(self.by_key) + len(self.by_index)
 
+    def example(self) -> str:
+        """The first row's key in words, with types to be seen: the ids may be text where numbers are expected."""
+        for names, keys in (("ref_id, sent_id", self.by_key), ("index", self.by_index)):
+            for _, *key in keys:
+                return f", the first with {names} = {', '.join(map(repr, key))}"
+        return ""
+
     def find(self, example: ReferringExample, position: int, log: ProblemLog) -> Mapping[str, Any] | None:
         """The row of an example, the ``position``-th of its split; None when there is none."""
         if self.by_key:
@@ -153,7 +160,7 @@ def pair_rows(
     if total and not found:
         raise DataError(
             "no row belongs to these expressions", where=rows.path, expected=f"splits {', '.join(map(str, positions))}",
-            found=f"{len(rows)} rows of {', '.join(sorted(rows.splits)) or 'no stated split'}",
+            found=f"{len(rows)} rows of {', '.join(sorted(rows.splits)) or 'no stated split'}{rows.example()}",
             advice="Is this a prediction file of another split or data set?",
         )  # fmt: skip
     in_file = sum(k[0] is None or k[0] in positions for k in (*rows.by_key, *rows.by_index))
