@@ -231,7 +231,8 @@ class _Converter:
             kinds.append("candidate-outside-image")
 
         document = documents.sample_document(image.path, image.width, image.height, image.size_bytes, image.mime_type)
-        document["tags"] = [*self.tags, *([example.split] if example.split else [])]
+        # FiftyOne's zoo names the split as a tag of its own accord
+        document["tags"] = list(dict.fromkeys([*self.tags, *([example.split] if example.split else [])]))
         document["import_key"] = key
         for name in ("image_id", "expression_id", "expression", "domain", "sub_domain"):
             value = getattr(example, name)
