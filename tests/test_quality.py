@@ -26,7 +26,7 @@ def example(text, *targets, image=1, split="val", **kwargs):
     return ReferringExample(image, text, text, f"{image}.jpg", targets, width=100, height=80, split=split, **kwargs)
 
 
-@pytest.mark.parametrize("text", ["", "  ", "\t\n", "\u00a0"])
+@pytest.mark.parametrize("text", ["", "  ", "\t\n", "\u00a0", "\u200b \ufeff"])
 def test_empty(text):
     assert check_examples([example(text)]) == [("empty-expression",)]
 

@@ -22,7 +22,7 @@ from ..referring import ReferringExample, Target
 
 #: Kind of problem -> what it means, in the order in which kinds are listed.
 CHECKS = {
-    "empty-expression": "the expression is empty or only white space",
+    "empty-expression": "the expression is empty or nothing of it can be seen",
     "non-letter-in-word": "a word has something in the middle that is neither letter, apostrophe nor hyphen",
     "conflicting-targets": "the same expression has other targets elsewhere in the same image",
     "no-target-conflict": "an expression without target has one elsewhere in the same image",
@@ -57,6 +57,11 @@ class QualityConfig:
         unknown = [c for c in self.checks if c not in CHECKS]
         if unknown:
             raise ConfigError("unknown check", expected=", ".join(CHECKS), found=", ".join(map(str, unknown)))
+
+
+def _is_visible(text: str) -> bool:
+    """Whether there is anything but white space and marks without width, such as the byte order mark."""
+    return any(c.isprintable() and not c.isspace() for c in text)
 
 
 def normalised(expression: str) -> str:
@@ -110,7 +115,7 @@ def check_examples(
     targets = _TargetChecks(config)
     for i, e in enumerate(examples):
         kinds: set[str] = set()
-        if not e.expression.strip():
+        if not _is_visible(e.expression):
             kinds.add("empty-expression")
         else:
             if non_letters_in_words(e.expression):

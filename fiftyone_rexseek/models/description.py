@@ -144,6 +144,7 @@ def parse_expressions(answer: str) -> list[str]:
         (["the man's hat"], ['the two dogs on th'])
     """
     text = re.sub(r"<\|[^|<>]*\|>", "", answer)  # special tokens of chat models
+    text = re.sub(r".*</think>|<think>.*", "", text, flags=re.DOTALL)  # what a model thinks first is not its answer
     fenced = re.search(r"```[a-zA-Z]*\s*(.*?)(?:```|\Z)", text, flags=re.DOTALL)
     text = (fenced.group(1) if fenced else text).strip()
     start = text.find("[")
@@ -160,7 +161,7 @@ def parse_expressions(answer: str) -> list[str]:
     quoted = re.fullmatch(r"[\"“'‘](.+)[\"”'’][.]?", text, flags=re.DOTALL)
     if quoted:
         return _clean([quoted.group(1)])
-    return _clean([text]) if text and "\n" not in text else []
+    return _clean([text]) if text != "null" and "\n" not in text else []
 
 
 def _load_list(text: str) -> Any:
