@@ -22,6 +22,7 @@ from ..metrics.proposals import proposal_recall
 from ..metrics.significance import Interval, bootstrap_intervals
 from ..metrics.sweep import OBJECTIVES, threshold_sweep
 from .columns import Columns, read_columns
+from .text_columns import read_texts
 
 logger = logging.getLogger(__name__)
 
@@ -189,8 +190,6 @@ def of_stored_run(dataset: fo.Dataset, eval_key: str) -> dict[str, Any]:
 
 def _columns(samples, config) -> Columns:
     if isinstance(samples.get_field(config.pred_field), fo.StringField):  # generated texts
-        from .evaluation_greg import read_texts
-
         return read_texts(samples, config)
     return read_columns(samples, config.pred_field, config.gt_field, candidates_field=config.candidates_field)
 
