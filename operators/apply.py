@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 
 import fiftyone as fo
 from fiftyone.operators import types
 
-from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration import apply_plan as plan
 from fiftyone_rexseek.integration import ask as asking
 from fiftyone_rexseek.integration.apply import apply_expressions
@@ -17,7 +17,7 @@ from fiftyone_rexseek.referring import Outcome
 
 from .base import config, invalid, reload
 from .calling import CallableOperator, count_notice, perform, plural, summary_output
-from .choices import choose_one, may_replace
+from .choices import choose_one, output_field
 from .layout import paragraphs
 from .targets import target_images
 
@@ -56,7 +56,10 @@ class ApplyExpressions(CallableOperator):
                 invalid(weights, problems["weights"])
             if ENTRIES[model].needs_candidates:
                 self._candidates(ctx, inputs, problems)
-        self._output(ctx, inputs, target, model)
+        output_field(
+            ctx, inputs, "label_field", model.replace("-", "_"), "Output field", partial(plan.check_output, target),
+            did="answered", replace="Replace labels that no model made",
+        )  # fmt: skip
         count_notice(inputs, len(target), f"will be asked {choice}" if choice else "in the target")
         return types.Property(inputs, view=types.View(label="Apply expressions"))
 
@@ -100,17 +103,6 @@ class ApplyExpressions(CallableOperator):
                 if name in problems:
                     invalid(prop, problems[name])
         inputs.bool("masks", label="Masks for the selected boxes (SAM)", default=False)
-
-    @staticmethod
-    def _output(ctx, inputs, target, model: str) -> None:
-        default = model.replace("-", "_")
-        prop = inputs.str("label_field", default=default, required=True, label="Output field")
-        name = ctx.params.get("label_field") or default
-        try:
-            plan.check_output(target, name, overwrite=bool(ctx.params.get("overwrite")))
-        except ReferringError as e:
-            invalid(prop, str(e))
-        may_replace(ctx, inputs, name, "answered", "Replace labels that no model made")
 
     def execute(self, ctx):
         p = ctx.params

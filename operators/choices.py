@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fiftyone.operators import types
+
+from fiftyone_rexseek.errors import ReferringError
 
 from .base import invalid
 from .calling import dropdown
@@ -94,17 +96,37 @@ def choose_several(
     return prop, chosen
 
 
-def may_replace(ctx, inputs: types.Object, field: str, did: str, label: str) -> None:
-    """Warns that an output field exists, and offers to replace what is in it.
+def output_field(
+    ctx, inputs: types.Object, name: str, default: str, label: str, check: Callable[[str, bool], None], *, did: str, replace: str
+) -> None:
+    """A required name of an output field; the form says what is wrong with it, and warns that the field exists.
 
     Args:
         ctx, inputs: of the form
-        field: the output
+        name: of the parameter
+        default: the field's usual name
+        label: of the choice
+        check: called with the field and whether anything in it may be replaced; raises what is wrong
         did: what an earlier run did to samples, such as "answered"
-        label: of the choice whether to replace
+        replace: label of the choice to replace what no run wrote
     """
-    if not ctx.dataset.has_sample_field(field):
+    prop = inputs.str(name, default=default, required=True, label=label)
+    field = ctx.params.get(name) or default
+    if problem := _problem(check, field, True):
+        invalid(prop, f"{problem}: choose another name")
         return
-    text = f"Samples that the same run {did} before are left out; others are overwritten"
-    inputs.view("exists", types.Warning(label=f"Field '{field}' exists", description=text))
-    inputs.bool("overwrite", default=False, label=label)
+    if not ctx.params.get("overwrite") and (problem := _problem(check, field, False)):
+        invalid(prop, f"{problem}: choose another name, or tick '{replace}'")
+    if ctx.dataset.has_sample_field(field):
+        text = f"Samples that the same run {did} before are left out; others are overwritten"
+        inputs.view("exists", types.Warning(label=f"Field '{field}' exists", description=text))
+        inputs.bool("overwrite", default=False, label=replace)
+
+
+def _problem(check: Callable[[str, bool], None], field: str, overwrite: bool) -> str | None:
+    """What happened, without the error's advice, which speaks of arguments in Python."""
+    try:
+        check(field, overwrite)
+    except ReferringError as e:
+        return e.what[0].upper() + e.what[1:]
+    return None

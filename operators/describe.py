@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from fiftyone.operators import types
 
-from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration.ask import WarmModels
 from fiftyone_rexseek.integration.describe import check_text_field, describe_targets
 from fiftyone_rexseek.integration.fields import detections_fields
@@ -14,7 +14,7 @@ from fiftyone_rexseek.models.description import DEFAULT_MODEL, Describer
 
 from .base import invalid, long_work, reload
 from .calling import CallableOperator, count_notice, dropdown, perform
-from .choices import may_replace
+from .choices import output_field
 from .targets import target_images
 
 #: One describer stays in memory between calls from the App.
@@ -46,7 +46,10 @@ class DescribeTargets(CallableOperator):
         problem = model_problem(ctx.params.get("model") or DEFAULT_MODEL)
         if problem:
             invalid(prop, problem)
-        self._output(ctx, inputs)
+        output_field(
+            ctx, inputs, "text_field", "description", "Write the texts to field", partial(check_text_field, ctx.dataset),
+            did="described", replace="Replace texts that no model wrote",
+        )  # fmt: skip
         if field is not None:
             target = target_images(ctx)
             if only_selected(ctx):
@@ -66,16 +69,6 @@ class DescribeTargets(CallableOperator):
             invalid(prop, "This dataset has no field of Detections")
         name = ctx.params.get("objects_field") or default
         return name if name in names else None
-
-    @staticmethod
-    def _output(ctx, inputs: types.Object) -> None:
-        name = ctx.params.get("text_field", "description")
-        prop = inputs.str("text_field", default="description", required=True, label="Write the texts to field")
-        try:
-            check_text_field(ctx.dataset, name, bool(ctx.params.get("overwrite")))
-        except ReferringError as e:
-            invalid(prop, str(e))
-        may_replace(ctx, inputs, name, "described", "Replace texts that no model wrote")
 
     def resolve_run_name(self, ctx):
         return f"Describe objects of {ctx.params.get('objects_field')}"

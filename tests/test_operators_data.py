@@ -127,6 +127,24 @@ def test_selected_labels_are_described_alone(dataset, monkeypatch):
     assert "field name" in plugin.complaints("describe_targets", dataset, {"text_field": "two words"})["text_field"]
 
 
+@pytest.mark.parametrize(
+    ("operator", "name", "replace"),
+    [
+        ("apply_expressions", "label_field", "Replace labels that no model made"),
+        ("describe_targets", "text_field", "Replace texts that no model wrote"),
+    ],
+)
+def test_a_taken_output_field_is_said_in_the_words_of_the_form(dataset, operator, name, replace):
+    taken, other = {"apply_expressions": ("candidates", "expression"), "describe_targets": ("expression", "candidates")}[operator]
+    complaint = plugin.complaints(operator, dataset, {name: taken})[name]
+    assert complaint.endswith(f"choose another name, or tick '{replace}'")
+    form = plugin.form(operator, dataset, {name: taken, "overwrite": True})
+    assert not form[name]["invalid"] and form["overwrite"]["view"]["label"] == replace
+    # nothing to tick where the field is of another kind
+    form = plugin.form(operator, dataset, {name: other, "overwrite": True})
+    assert form[name]["error_message"].endswith(": choose another name") and "overwrite" not in form
+
+
 def test_quality_checks_tag_and_save_a_view(dataset):
     result = plugin.operator("check_quality")(dataset)
     assert result["checked"] == 4 and result["counts"]["non-letter-in-word"] == 1

@@ -100,14 +100,16 @@ def check_detections_field(samples, name: str) -> None:
 def check_output(samples, label_field: str, overwrite: bool) -> None:
     """Refuses names that cannot be fields, and fields that hold something other than earlier answers."""
     if not isinstance(label_field, str) or not label_field.isidentifier() or keyword.iskeyword(label_field) or label_field[0] == "_":
-        raise ConfigError("label_field is no field name", expected="letters, digits and underscores", found=label_field)
-    if not samples.has_sample_field(label_field) or overwrite:
+        raise ConfigError(f"{label_field!r} is no field name", expected="letters, digits and underscores")
+    if not samples.has_sample_field(label_field):
         return
     if getattr(samples.get_field(label_field), "document_type", None) is not fo.Detections:
         raise ConfigError(
             f"field {label_field!r} is not for boxes", expected="a new field, or Detections of an earlier run", found="another type"
         )
-    if not samples.has_sample_field(label_field + OUTCOME) and samples._dataset.exists(label_field).limit(1).count():
+    if overwrite or samples.has_sample_field(label_field + OUTCOME):
+        return
+    if samples._dataset.exists(label_field).limit(1).count():
         raise ConfigError(
             f"field {label_field!r} holds labels that no model answered",
             expected="a new field, or one with answers of an earlier run",
