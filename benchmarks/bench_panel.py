@@ -25,6 +25,8 @@ DOMAINS = ("attribute", "celebrity", "interaction", "position", "reasoning", "re
 PANEL = "@fiftyone-rexseek/rexseek/results_panel"
 REFERRING = "@fiftyone-rexseek/rexseek/referring_panel"
 TARGET_S = 2.0
+#: Times the Results panel is opened for the first time.
+NUM_BROWSERS = 3
 #: Expressions of a question to the Referring panel.
 NUM_ASKED = 8
 
@@ -80,40 +82,73 @@ def _ask(folder: Path) -> Result:
 
 
 def _in_browser(name: str, num_samples: int, folder: Path) -> list[Result]:
-    """The Results panel from the click on its name to its drawn plots; nothing where there is no browser."""
+    """The Results panel from the click on its name to its numbers and to its plots; nothing where there is no browser."""
     chromium = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
     chromium = os.environ.get("CHROMIUM", chromium)
     if chromium is None or importlib.util.find_spec("playwright") is None:
         return []
+    found = []
+    for n in range(NUM_BROWSERS):
+        with _page(chromium, name, folder / f"panel-{n}") as page:
+            numbers_s, plots_s = _open_panel(page)
+            # closed: a page shows an open panel again by itself, and a click on its name would only bring it to the front
+            page.locator("[data-cy=panel-tab-results_panel]").click(button="middle")
+            page.locator("[data-cy=panel-tab-results_panel]").wait_for(state="hidden")
+            found.append((numbers_s, plots_s, _open_panel(page)[1]))
+    with _page(chromium, name, folder / "library") as page:
+        library_s = _load_plot_library(page)
+    numbers_s, plots_s, again_s = (min(column) for column in zip(*found))
+    note = f"{num_samples:,} samples; new server and browser, best of {NUM_BROWSERS}"
+    plots = f"{note}; FiftyOne's plot library, which a page loads with its first plot, takes {library_s:.2f} s of it"
+    lower = dict(target=TARGET_S, lower_is_better=True)
+    return [
+        Result("panel shows its numbers (browser)", numbers_s, note=note, **lower),
+        Result("panel draws its plots (browser)", plots_s, note=plots, **lower),
+        Result("panel opened again (browser)", again_s, note="closed and opened in the same page, to drawn plots", **lower),
+    ]
+
+
+@contextmanager
+def _page(chromium: str, name: str, profile: Path):
+    """The dataset's page in a browser and of a server that have not seen it before, when its grid and sidebar have come to rest."""
     from playwright.sync_api import sync_playwright
 
     with _app_server() as port, sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            str(folder / "profile"), executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"],
+            str(profile), executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"],
             viewport={"width": 1500, "height": 950},
         )  # fmt: skip
         context.add_init_script("localStorage.setItem('fiftyone-enterprise-tooltip-seen', 'true')")
         context.route(lambda url: "127.0.0.1" not in url and not url.startswith("data:"), lambda route: route.abort())
         page = context.pages[0]
         page.set_default_timeout(180_000)
-        # the second time the server and the browser know the page
-        seconds = [_open_in_browser(page, port, name) for _ in range(3)]
+        page.goto(f"http://127.0.0.1:{port}/datasets/{name}", wait_until="domcontentloaded")
+        page.locator("[data-cy=entry-counts]").get_by_text("samples", exact=False).first.wait_for()
+        page.wait_for_timeout(3000)
+        yield page
         context.close()
-    note = f"{num_samples:,} samples; from the click to drawn plots; the first time {seconds[0]:.2f} s"
-    return [Result("panel opens (browser)", min(seconds[1:]), target=TARGET_S, note=note, lower_is_better=True)]
 
 
-def _open_in_browser(page, port: int, name: str) -> float:
-    page.goto(f"http://127.0.0.1:{port}/datasets/{name}", wait_until="domcontentloaded")
-    page.locator("[data-cy=new-panel-btn]").first.wait_for()
-    page.locator("[data-cy=entry-counts]").get_by_text("samples", exact=False).first.wait_for()
-    page.wait_for_timeout(3000)  # the grid and the sidebar have their own work
+def _open_panel(page) -> tuple[float, float]:
+    """Seconds until the panel's numbers and until its plots are there."""
     page.locator("[data-cy=new-panel-btn]").first.click()
-    choice = page.get_by_text("Referring results", exact=True).first
+    choice = page.locator("[data-cy=new-panel-option-results_panel]")
     choice.wait_for()
     start = time.perf_counter()
     choice.click()
+    page.locator("table").get_by_text("DensityF1", exact=False).first.wait_for()
+    numbers_s = time.perf_counter() - start
     page.locator(".js-plotly-plot g.barlayer .point path").first.wait_for()
+    return numbers_s, time.perf_counter() - start
+
+
+def _load_plot_library(page) -> float:
+    """Seconds for the file that every panel with a plot needs, with nothing to draw."""
+    from fiftyone.constants import SERVER_DIR
+
+    (library,) = Path(SERVER_DIR).glob("static/assets/react-plotly-*.js")
+    start = time.perf_counter()
+    page.evaluate("name => import(`/datasets/assets/${name}`).then(() => null)", library.name)
     return time.perf_counter() - start
 
 
