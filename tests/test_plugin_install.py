@@ -95,6 +95,15 @@ def test_what_the_user_changed_in_the_meantime_stays(places):
     }
 
 
+@pytest.mark.parametrize("decided", [True, False])
+def test_what_the_user_decided_about_scheduling_stays(places, decided):
+    places.config.parent.mkdir()
+    places.config.write_text(json.dumps({setup.SCHEDULING: decided}))
+    for do in (setup.install, setup.uninstall):
+        do(places)
+        assert json.loads(places.config.read_text())[setup.SCHEDULING] is decided
+
+
 def test_a_foreign_plugin_of_the_same_name_is_not_touched(places):
     places.plugin.mkdir(parents=True)
     (places.plugin / "fiftyone.yml").write_text("name: other")

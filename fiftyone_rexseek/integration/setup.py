@@ -4,7 +4,8 @@ FiftyOne finds none of these in an installed package by itself. What is written:
 
 * ``<plugins_dir>/@fiftyone-rexseek/rexseek``: the plugin, a link to the checkout or a copy out of the wheel
 * ``<model_zoo_dir>/rexseek_zoo_source``: the zoo stubs
-* ``config.json``: our manifest in ``dataset_zoo_manifest_paths``
+* ``config.json``: our manifest in ``dataset_zoo_manifest_paths``, and ``allow_legacy_orchestrators`` unless the user has decided
+  about it: without it the App greys out *Schedule*, although ``fiftyone delegated launch`` would do what is queued
 * ``evaluation_config.json``: our methods in ``detection_backends``
 
 A receipt beside ``config.json`` says what the two files held before, so that :func:`uninstall` leaves them as they were.
@@ -31,6 +32,8 @@ PLUGIN_NAME = "@fiftyone-rexseek/rexseek"
 RECEIPT = "fiftyone_rexseek.json"
 #: A file in a copied folder by which we know it again as ours.
 MARKER = ".fiftyone-rexseek"
+#: FiftyOne's setting behind the *Schedule* button of every form.
+SCHEDULING = "allow_legacy_orchestrators"
 _PARTS = ("fiftyone.yml", "requirements.txt", "operators", "assets", "zoo")
 
 
@@ -93,18 +96,19 @@ def install(places: Places | None = None, link: bool | None = None, overwrite: b
             raise ConfigError(
                 "something else is in the way", where=folder, advice="Remove it, or use --overwrite to replace it."
             )
-    if not places.receipt.is_file():
-        before = {
-            "config": _before(places.config, config, "dataset_zoo_manifest_paths"),
-            "evaluation_config": _before(places.evaluation_config, evaluation, "detection_backends"),
-            "made_folders": _absent_folders(places),
-        }
-        _write(places.receipt, before)
+    receipt = _read(places.receipt) or {
+        "config": _before(places.config, config, "dataset_zoo_manifest_paths"),
+        "evaluation_config": _before(places.evaluation_config, evaluation, "detection_backends"),
+        "made_folders": _absent_folders(places),
+    }
+    if SCHEDULING not in config:
+        config[SCHEDULING] = receipt["set_scheduling"] = True
+    _write(places.receipt, receipt)
     done = [_put_plugin(source, places.plugin, link), _put_models(source / "zoo", places.models)]
     paths = [p for p in config.get("dataset_zoo_manifest_paths") or [] if not _is_our_manifest(p)]
     config["dataset_zoo_manifest_paths"] = [*paths, str(DATASET_MANIFEST)]
     _write(places.config, config)
-    done.append(f"zoo datasets: {places.config}")
+    done.append(f"zoo datasets, scheduling: {places.config}")
     backends = dict(evaluation.get("detection_backends") or {})
     evaluation["detection_backends"] = {**backends, **evaluation_backends()}
     _write(places.evaluation_config, evaluation)
@@ -135,11 +139,12 @@ def uninstall(places: Places | None = None) -> list[str]:
         ours = evaluation_backends()
         return {k: v for k, v in (value or {}).items() if ours.get(k) != v}
 
-    for path, content, key, clean, name in (
-        (places.config, config, "dataset_zoo_manifest_paths", without_manifest, "config"),
-        (places.evaluation_config, evaluation, "detection_backends", without_backends, "evaluation_config"),
+    set_scheduling = bool(before.get("set_scheduling")) and config.pop(SCHEDULING, None) is not None
+    for path, content, key, clean, name, changed in (
+        (places.config, config, "dataset_zoo_manifest_paths", without_manifest, "config", set_scheduling),
+        (places.evaluation_config, evaluation, "detection_backends", without_backends, "evaluation_config", False),
     ):
-        if _restore(path, content, key, clean, before.get(name) or {}):
+        if _restore(path, content, key, clean, before.get(name) or {}, changed):
             done.append(f"cleaned {path}")
     places.receipt.unlink(missing_ok=True)
     for folder in map(Path, before.get("made_folders") or ()):
@@ -149,7 +154,7 @@ def uninstall(places: Places | None = None) -> list[str]:
 
 
 def state(places: Places | None = None) -> dict[str, bool]:
-    """Which parts are installed: plugin, models, datasets, methods."""
+    """Which parts are installed: plugin, models, datasets, methods, scheduling."""
     places = places or Places.of_fiftyone()
     try:
         config, evaluation = _read(places.config), _read(places.evaluation_config)
@@ -160,6 +165,7 @@ def state(places: Places | None = None) -> dict[str, bool]:
         "plugin": (places.plugin / "fiftyone.yml").is_file(),
         "models": (places.models / "manifest.json").is_file(),
         "datasets": any(_is_our_manifest(p) for p in config.get("dataset_zoo_manifest_paths") or []),
+        "scheduling": SCHEDULING in config,
         "methods": all(backends.get(k) == v for k, v in evaluation_backends().items()),
     }
 
@@ -248,17 +254,19 @@ def _before(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {"file": path.is_file(), "text": path.read_text() if path.is_file() else None, "key": key in content}
 
 
-def _restore(path: Path, content: dict[str, Any], key: str, clean: Callable, before: Mapping[str, Any]) -> bool:
-    """Puts a config file back; returns whether it had to be changed."""
-    if key not in content:
-        return False
-    value = clean(content[key])
-    if value == content[key]:
+def _restore(
+    path: Path, content: dict[str, Any], key: str, clean: Callable, before: Mapping[str, Any], changed: bool
+) -> bool:
+    """Puts a config file back, of which something else may have been ``changed``; returns whether that was needed."""
+    value = clean(content.get(key))
+    if key in content and value != content[key]:
+        changed = True
+        if value or before.get("key"):
+            content[key] = value
+        else:
+            del content[key]
+    if not changed:
         return False  # nothing of ours in it
-    if value or before.get("key"):
-        content[key] = value
-    else:
-        del content[key]
     text = before.get("text")
     if text is not None and (json.loads(text) if text.strip() else {}) == content:
         path.write_text(text)  # to the byte

@@ -78,6 +78,8 @@ class Server:
         command = [sys.executable, "main.py", "--port", str(self.port), "--address", "127.0.0.1"]
         # operators start programs of this environment
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        # as ``fiftyone-rexseek install`` sets it: work can be scheduled
+        env["FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS"] = "true"
         quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._process = subprocess.Popen(command, cwd=SERVER_DIR, env=env, start_new_session=True, **quiet)
 
@@ -140,9 +142,23 @@ class App:
         self._form.wait_for()
         return self._form
 
+    def box(self, form, label: str):
+        """The text box below a label of a form."""
+        field = form.locator(".MuiGrid-item").filter(has=self.page.get_by_text(label, exact=True))
+        return field.last.locator("input, textarea").first
+
     def execute(self, form) -> None:
         """Presses Execute as soon as the server has found the form valid."""
         form.get_by_role("button", name="Execute").click()
+
+    def schedule(self, form) -> None:
+        """Queues the form's work instead: the other choice beside Execute."""
+        button = form.get_by_role("button", name="Schedule")
+        if not button.count():
+            form.get_by_role("button").last.click()
+            self.page.get_by_role("menuitem").filter(has_text="Schedule").click()
+        button.click()
+        self._form.wait_for(state="hidden")
 
     def close_output(self) -> None:
         """Closes the result of an operator."""

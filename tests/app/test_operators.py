@@ -88,6 +88,21 @@ def test_disagreements_say_what_is_wrong_while_typing_and_are_saved(app, dataset
     app.until(lambda: app.tiles.count() == 2, "the view is shown")
 
 
+def test_the_most_uncertain_answers_are_shown_and_saved(app, dataset):
+    ids = dataset.values("id")
+    app.open(dataset)
+    form = app.operator("Show the most uncertain answers")
+    form.get_by_text("4 samples looked at").wait_for()
+    app.box(form, "At most this many samples").fill("2")
+    app.box(form, "Save the view as").fill("least sure")
+    app.shot("uncertain-form")
+    app.execute(form)
+    app.page.get_by_text("2 samples: answers of 'good', least sure first").wait_for()
+    app.until(lambda: app.tiles.count() == 2, "two tiles are left")
+    dataset.reload()
+    assert dataset.load_saved_view("least sure").values("id") == [ids[3], ids[2]]
+
+
 def test_tagging_the_open_sample_for_review(app, dataset):
     app.open(dataset)
     app.open_sample(2)

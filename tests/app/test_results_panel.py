@@ -132,3 +132,25 @@ def test_numbers_clicks_and_comparison(app, dataset):
     page.get_by_role("combobox").filter(has_text="protocol").first.click()
     page.get_by_role("option").filter(has_text="small -").click()
     app.until(lambda: bars(page, "Answers by cause") == sorted(small.values()), "the causes of 'small' are shown")
+
+
+def test_three_runs_compared_by_the_operator(app, dataset):
+    page = app.page
+    app.open(dataset)
+    form = app.operator("Compare evaluations")
+    form.get_by_text("6 samples scored by all of them will be compared").wait_for()  # first and small
+    form.get_by_role("combobox").first.click()
+    page.get_by_role("option").filter(has_text="second").click()
+    page.keyboard.press("Tab")
+    form.get_by_text("Save views").click()
+    app.shot("compare-form")
+    app.execute(form)
+    page.get_by_text("6 views saved").wait_for()
+    app.shot("compared")
+    keys = page.locator("[data-cy=operators-prompt-modal] th, [role=dialog] th").all_inner_texts()
+    compared = comparison.compare_runs(dataset, ["first", "small", "second"])
+    dataset.reload()
+    for pair in compared.pairs:
+        for a, b, count in ((pair.a, pair.b, pair.only_a_right), (pair.b, pair.a, pair.only_b_right)):
+            assert len(dataset.load_saved_view(f"{a} right, {b} wrong")) == count
+    assert {"first", "small", "second"} <= set(keys)
