@@ -334,6 +334,8 @@ def save_pair_views(samples: fo.core.collections.SampleCollection, comparison: C
         the names of the saved views, those of pairs that never differ left out
     """
     dataset, names = samples._dataset, []
+    # of three runs, a pair may share more samples than all three: the views show those that were counted
+    samples = common_view(samples, comparison.eval_keys)
     for pair in comparison.pairs:
         for right, wrong, count in ((pair.a, pair.b, pair.only_a_right), (pair.b, pair.a, pair.only_b_right)):
             name = f"{right} right, {wrong} wrong"
