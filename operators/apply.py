@@ -74,7 +74,7 @@ class ApplyExpressions(CallableOperator):
         if (ctx.params.get("expressions_from") or default) == "field":
             nothing = "This dataset has no field of texts: type the expressions instead"
             _, name = choose_one(ctx, inputs, "expression_field", text_fields, "Field", usual="expression", nothing=nothing)
-            return f"the text in its field '{name}'" if name else None
+            return f"what their field '{name}' says" if name else None
         box = types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=3)
         prop = inputs.str("text", label="Expressions, one a line", required=True, view=box)
         lines = asking.split_lines(ctx.params.get("text"))

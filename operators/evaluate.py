@@ -91,10 +91,11 @@ class EvaluateReferring(CallableOperator):
                 ctx, inputs, "pred_field", prediction_fields(ctx.dataset, (fo.Detections, fo.Keypoints)), "Predictions",
                 nothing="No predictions yet: use 'Apply expressions' or 'Import predictions' first",
             )  # fmt: skip
-        start = "ground_truth" if "ground_truth" in truths else None
-        truth = inputs.enum("gt_field", truths, required=True, default=start, label="Ground truth", view=dropdown(truths))
-        if chosen is not None and (ctx.params.get("gt_field") or start) == chosen:
-            invalid(truth, "A field cannot be compared with itself")
+        prop, truth = choose_one(
+            ctx, inputs, "gt_field", truths, "Ground truth", usual="ground_truth", nothing="This dataset has no labels to compare with"
+        )
+        if chosen is not None and truth == chosen:
+            invalid(prop, "A field cannot be compared with itself")
         return chosen
 
     @staticmethod

@@ -156,7 +156,8 @@ class ExportingOperator(CallableOperator):
             media.add_choice(name, label=label)
         inputs.enum("media", list(_MEDIA), default="copy", required=True, label="Images", view=media)
         count = len(target.exists(field)) if field in labels else 0
-        count_notice(inputs, count, "will be written", "No sample of the target has ground truth")
+        nothing = "No sample of the target has ground truth" if field in labels else "Choose the field that says who is meant"
+        count_notice(inputs, count, "will be written", nothing)
         return types.Property(inputs, view=types.View(label=self.about[1]))
 
     def execute(self, ctx):

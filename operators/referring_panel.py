@@ -10,6 +10,7 @@ import re
 from dataclasses import asdict, fields
 
 import fiftyone.operators as foo
+from fiftyone.core import media as fom
 from fiftyone.operators import types
 
 from fiftyone_rexseek.errors import ReferringError
@@ -26,6 +27,7 @@ STORE = "rexseek_referring"
 #: Of the twelve columns of a form, for fields that stand side by side.
 _COLUMNS = 4
 _LABELS = {"weights": "Local weights", "candidates": "Candidates", **asking.THRESHOLDS}
+_VIDEOS = "Use fiftyone_rexseek.integration.video.apply_to_video in Python."
 
 
 class ReferringPanel(foo.Panel):
@@ -72,7 +74,8 @@ class ReferringPanel(foo.Panel):
         self._remember(ctx, asked)
         self._show(ctx, asked)
         if new:
-            # a field that was not there must appear in the sidebar and on the image
+            # a field that was not there must appear in the grid; the open sample's tab knows only the fields it was opened with
+            ctx.panel.set_state("status", f"{ctx.panel.get_state('status')} Open the sample again to see this new field there.")
             ctx.ops.reload_dataset()
             ctx.ops.set_active_fields([*ctx.active_fields, asking.ASKED_FIELD])
         else:
@@ -188,6 +191,9 @@ class ReferringPanel(foo.Panel):
 
     def render(self, ctx):
         panel = types.Object()
+        if ctx.dataset.media_type == fom.VIDEO:
+            panel.view("videos", types.Warning(label="Videos cannot be asked here", description=_VIDEOS))
+            return types.Property(panel, view=types.GridView(**COLUMN))
         panel.define_property("form", self._form(ctx))
         # panels do not show what is wrong with a field
         problems = asking.problems(ctx.dataset, self._options(ctx))

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from .. import masks
-from ..errors import ConfigError
+from ..errors import ConfigError, DownloadError
 from ..models import registry
 from ..models.answering import Answerer, ImageJob, Item, ItemResult
 from ..models.images import open_image
@@ -151,7 +151,12 @@ def make_proposer(options: AskOptions):
     if options.candidates == GROUNDING_DINO:
         from ..models.proposals.grounding_dino import GroundingDino
 
-        detector = _warm_tools.get(GROUNDING_DINO, GroundingDino.from_pretrained)
+        try:
+            detector = _warm_tools.get(GROUNDING_DINO, GroundingDino.from_pretrained)
+        except DownloadError as e:
+            # its own advice is an argument, which no form has
+            advice = "Choose a field of boxes as candidates, or a model that finds objects by itself, such as rela-tiny."
+            raise DownloadError(f"{GROUNDING_DINO}: {e.what}", advice=advice) from e
         return GroundingDino(detector.model, detector.processor, options=limits)
     model = _warm_tools.get(options.candidates, lambda: load_zoo(options.candidates, "detector"))
     return ZooDetector(model, options=limits, name=options.candidates)

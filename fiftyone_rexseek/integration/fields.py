@@ -23,10 +23,13 @@ def detections_fields(samples: fo.core.collections.SampleCollection) -> list[str
 def prediction_fields(
     samples: fo.core.collections.SampleCollection, kinds: tuple[type, ...] = (fo.Detections,)
 ) -> list[str]:
-    """Names of the fields that may hold predictions: those with a ``<field>_outcome`` first, then those of no known role."""
-    fields = list(samples.get_field_schema(embedded_doc_type=kinds))
+    """Names of the fields that may hold predictions: those with a ``<field>_outcome`` first, then those of no known role.
+
+    ``asked``, with the last answers to several expressions, is no prediction.
+    """
+    fields = [f for f in samples.get_field_schema(embedded_doc_type=kinds) if f != "asked"]
     answered = [f for f in fields if samples.has_sample_field(f"{f}_outcome")]
-    known = {"ground_truth", "candidates", "asked", *answered}
+    known = {"ground_truth", "candidates", *answered}
     return answered + [f for f in fields if f not in known and not f.endswith(_COMPANIONS)]
 
 
