@@ -81,6 +81,7 @@ def test_referring_panel(app, dataset):
     modal.get_by_text("rexseek-tiny on").wait_for(timeout=300_000)
     modal.locator("img[src^='data:image/jpeg']").wait_for()
     save(app, "referring")
+    app.close_sample()  # the server remembers it, and it would lie over the next picture
     dataset.delete_saved_view("question")
 
 
@@ -98,6 +99,10 @@ def test_results_panel(app, dataset):
     app.page.get_by_role("button", name="Colour by cause").click()
     app.page.get_by_text("coloured by cause").wait_for()
     app.page.get_by_text("coloured by cause").wait_for(state="hidden")
+    # tile by tile
+    chips = app.page.locator("[data-cy=fo-grid]").get_by_text("exact", exact=True)
+    colors = "chips => new Set(chips.map(e => getComputedStyle(e).backgroundColor)).size"
+    app.until(lambda: chips.evaluate_all(colors) == 1, "all tiles are painted again")
     figure(app, "Distribution of scores")
     save(app, "failures")
 
