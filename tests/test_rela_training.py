@@ -1,6 +1,7 @@
 """Training of ReLA: a few steps, from nothing and from a checkpoint; never minutes."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from fiftyone_rexseek.datasets.scenes import generate_scene, write_grefcoco
-from fiftyone_rexseek.errors import ConfigError, ProblemLog
+from fiftyone_rexseek.errors import ConfigError, DataError, ProblemLog
 from fiftyone_rexseek.models.rela import ReLA
 from fiftyone_rexseek.referring import ReferringExample, Target
 from fiftyone_rexseek.training.rela import (
@@ -19,6 +20,7 @@ from fiftyone_rexseek.training.rela import (
     finetune_rela,
     score_pairs,
     target_mask,
+    usable,
 )
 from fiftyone_rexseek.training.rela_scenes import ATTRIBUTES, averaged_masks, scene_batch
 from fiftyone_rexseek.training.rela_scratch import cells_of
@@ -204,3 +206,22 @@ def test_command(tiny, tmp_path):
     assert result.exit_code == 0, result.output
     line = json.loads(result.stdout.splitlines()[-1])
     assert line["steps"] == 2 and ReLA.from_pretrained(line["model"]).config.variant == "tiny"
+
+
+def test_what_is_wrong_with_an_example_is_said_once(tiny, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    example = ReferringExample(1, 1, "everyone", "x.png", targets=(Target((0, 0, 20, 20)),), width=60, height=40)
+    empty = replace(example, expression=" ")
+    log = ProblemLog()
+    files = [(example, "good.png"), (example, "broken.png"), (empty, "good.png"), (example, "gone.png"), (example, "gone.png")]
+    pairs = usable([(e, str(tmp_path / name)) for e, name in files], log)
+    assert len(pairs) == 2 and log.counts == {"empty-expression": 1, "bad-image": 1}
+    batches = ExampleBatches(pairs, ReLA.from_pretrained(tiny), 2, log=log)
+    for number in range(6):
+        assert len(batches(number).images) == 2
+    assert log.counts["bad-example"] == 1 and log.counts["no-mask"] == 1
+    with pytest.raises(DataError, match="nothing to validate on"):
+        finetune_rela(tiny, pairs, tmp_path / "out", validation=[(empty, str(tmp_path / "good.png"))])

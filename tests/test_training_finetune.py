@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fiftyone_rexseek.datasets.scenes import write_humanref
 from fiftyone_rexseek.errors import ConfigError, DataError, ProblemLog
 from fiftyone_rexseek.models.rexseek import RexSeek
 from fiftyone_rexseek.referring import ReferringExample, Target
-from fiftyone_rexseek.training.data import ExampleStream, group_by_image, read_examples
+from fiftyone_rexseek.training.data import ExampleStream, group_by_image, read_examples, usable
 from fiftyone_rexseek.training.finetune import (
     FineTuning,
     finetune_rexseek,
@@ -84,6 +85,36 @@ def test_unreadable_image_is_left_out_of_batches(data, tmp_path):
         record.path = str(tmp_path / "broken.png")
     with pytest.raises(DataError, match="none of the images"):
         ExampleStream(records, rexseek.processor, rexseek.eos_ids[0])(0)
+
+
+def test_an_unreadable_image_is_reported_once_and_one_good_image_is_enough(data, tmp_path):
+    records = group_by_image(read_examples(data, "scenes", None))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    rexseek, log = trainee(), ProblemLog()
+    many = [*records[:1], *(replace(records[1], path=str(tmp_path / "broken.png")) for _ in range(60))]
+    stream = ExampleStream(many, rexseek.processor, rexseek.eos_ids[0], images=2, questions=2, log=log)
+    for number in range(4):
+        assert len(stream(number).boxes) == 2
+    assert log.counts["bad-image"] <= 60
+
+
+def test_missing_images_and_long_expressions_are_left_out(data, tmp_path):
+    records = group_by_image(read_examples(data, "scenes", None))
+    records[0].path = str(tmp_path / "gone.png")
+    few = len(records[1].questions)
+    records[1].questions.append(("the person " * 300, (0,)))
+    log = ProblemLog()
+    kept = usable(records, trainee().processor, log)
+    assert [r.path for r in kept] == [r.path for r in records[1:]] and len(kept[0].questions) == few
+    assert log.counts == {"bad-image": 1, "long-expression": 1}
+    assert "at most 512 tokens; found 600" in log.summary()
+
+
+def test_validation_without_an_image_is_an_error(start, data, tmp_path):
+    pairs = list(read_examples(data, "scenes", None))
+    gone = [(example, str(tmp_path / "gone.png")) for example, _ in pairs]
+    with pytest.raises(DataError, match=r"nothing to validate on.*bad-image: 1"):
+        finetune_rexseek(start, pairs, tmp_path / "out", FineTuning(steps=1, **QUICK), validation=gone)
 
 
 def test_stream_batch_is_a_function_of_its_number(data):

@@ -52,6 +52,16 @@ def test_loss_falls_and_everything_is_written(tmp_path):
     assert read_log(tmp_path / "run") == result.history
 
 
+def test_the_last_step_is_logged_and_few_points_can_be_seen(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    plot, markers = Axes.plot, []
+    monkeypatch.setattr(Axes, "plot", lambda *a, **k: markers.append(k["marker"]) or plot(*a, **k))
+    _, result = run(tmp_path, steps=7)
+    assert [row["step"] for row in result.history if "loss" in row] == [5, 7]
+    assert markers and set(markers) == {"."}
+
+
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"accumulate": 3, "ema": 0.9, "bf16": True, "prefetch": False}])
 def test_resumed_run_is_the_same_bit_for_bit(tmp_path, options):
     whole, _ = run(tmp_path / "whole", **options)

@@ -10,6 +10,9 @@ from typing import Any
 
 import click
 
+#: Said where a run had nothing to choose its best checkpoint by.
+NOT_VALIDATED = "Not validated: a tenth of so few images is none. The model is that of the last step."
+
 _DATA = (
     click.option("--data", required=True, type=click.Path(), help="annotations.jsonl, grefs(unc).json, or their folder."),
     click.option("--format", "kind", type=click.Choice(["humanref", "grefcoco", "scenes"]), default="humanref",
@@ -83,6 +86,8 @@ def report(out: str, result: Any, log: Any) -> None:
     """Prints problems on the error stream, and one line of JSON with the outcome."""
     if summary := log.summary():
         click.echo(summary, err=True)
+    if result.best_score is None:
+        click.echo(f"{NOT_VALIDATED} --validation names data for that.", err=True)
     click.echo(
         json.dumps(
             {

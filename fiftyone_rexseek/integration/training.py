@@ -42,7 +42,7 @@ class FineTuned:
     problems: str = ""
 
     def __str__(self) -> str:
-        score = "" if self.best_score is None else f", best score {self.best_score:.3f} at step {self.best_step}"
+        score = f", best score {self.best_score:.3f} at step {self.best_step}" if self.best_score is not None else ", not validated"
         lines = [f"{self.steps} steps in {self.minutes:.1f} minutes{score}", f"model: {self.model}"]
         return "\n".join(lines + [self.problems] * bool(self.problems))
 

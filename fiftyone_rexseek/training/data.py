@@ -6,7 +6,6 @@ Sources give pairs ``(ReferringExample, path of the image)``; everything known a
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +18,9 @@ from ..errors import ConfigError, DataError, ProblemLog
 from ..geometry import pairwise_iou
 from ..models.images import open_image
 from ..models.rexseek import RexSeekProcessor
+from ..models.rexseek.requests import MAX_EXPRESSION_TOKENS
 from ..referring import ReferringExample
 from .packing import AskedImage, PackedBatch, collate, question_ids, suffix_of
-
-logger = logging.getLogger(__name__)
 
 FORMATS = ("humanref", "grefcoco", "scenes")
 
@@ -111,11 +109,37 @@ def group_by_image(
     return records
 
 
+def usable(records: Iterable[ImageRecord], processor: RexSeekProcessor, log: ProblemLog) -> list[ImageRecord]:
+    """The records whose image is there, with the questions that are short enough; what is left out is reported.
+
+    What is longer than the model reads when it is asked would fill the memory of the whole batch.
+    """
+    kept = []
+    for record in records:
+        if not Path(record.path).is_file():
+            log.add("bad-image", record.path, "image file does not exist")
+            continue
+        questions = [q for q in record.questions if not _too_long(processor, record, q[0], log)]
+        if questions:
+            kept.append(ImageRecord(record.path, record.boxes_xyxy, questions))
+    return kept
+
+
+def _too_long(processor: RexSeekProcessor, record: ImageRecord, text: str, log: ProblemLog) -> bool:
+    if len(text) <= MAX_EXPRESSION_TOKENS // 4:  # a character is at most four (byte) tokens
+        return False
+    length = len(processor.encode(processor.neutralised(text.strip())))
+    if length > MAX_EXPRESSION_TOKENS:
+        where = f"{record.path}: {text[:40]!r}..."
+        log.add("long-expression", where, "the expression is too long", f"at most {MAX_EXPRESSION_TOKENS} tokens", length)
+    return length > MAX_EXPRESSION_TOKENS
+
+
 class ExampleStream:
     """``batch_at`` of the loop for image records; a pure function of (records, seed, number).
 
     Candidates come in random order and slightly moved; up to ``distractors`` boxes that are nobody's are added. A
-    record whose image cannot be read is replaced by another one, with a warning.
+    record whose image cannot be read is reported once and replaced by the next one that can.
 
     Args:
         records: see :func:`group_by_image`
@@ -125,6 +149,7 @@ class ExampleStream:
         distractors: most boxes added
         jitter: largest move of an edge, as a share of the box's side
         cache: how many prepared images to keep in memory
+        log: where images that cannot be read are reported
     """
 
     def __init__(
@@ -138,12 +163,15 @@ class ExampleStream:
         distractors: int = 4,
         jitter: float = 0.03,
         cache: int = 256,
+        log: ProblemLog | None = None,
     ):
         if not records:
             raise DataError("there is nothing to train on", expected="at least one image with an expression")
         self.records, self.processor, self.end_id = list(records), processor, end_id
         self.images, self.questions, self.seed = images, questions, seed
         self.distractors, self.jitter = distractors, jitter
+        self.log = log if log is not None else ProblemLog()
+        self._unreadable: dict[int, DataError] = {}
         self._load = lru_cache(maxsize=cache)(self._load_uncached)
 
     def _load_uncached(self, index: int):
@@ -154,17 +182,23 @@ class ExampleStream:
         rng = random.Random(f"examples/{self.seed}/{number}")
         order = list(range(len(self.records)))
         images: list[AskedImage] = []
-        for _ in range(8 * self.images):
-            if len(images) == self.images:
-                break
-            index = rng.choice(order)
-            try:
-                images.append(self._image(index, rng))
-            except DataError as error:
-                logger.warning("image left out: %s", error)
-        if not images:
-            raise DataError("none of the images could be read", where=self.records[0].path)
+        while len(images) < self.images:
+            index = self._readable_from(rng.choice(order))
+            images.append(self._image(index, rng))
         return collate(self.processor, images)
+
+    def _readable_from(self, first: int) -> int:
+        """The first record from this one on whose image can be read."""
+        for index in (*range(first, len(self.records)), *range(first)):
+            if index in self._unreadable:
+                continue
+            try:
+                self._load(index)
+                return index
+            except DataError as error:
+                self._unreadable[index] = error
+                self.log.add("bad-image", self.records[index].path, error.what)
+        raise DataError("none of the images could be read", found=self._unreadable[first])
 
     def _image(self, index: int, rng: random.Random) -> AskedImage:
         record = self.records[index]

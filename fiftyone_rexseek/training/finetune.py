@@ -13,7 +13,7 @@ from ..errors import ConfigError, DataError, ProblemLog
 from ..metrics.humanref import score_boxes
 from ..models.rexseek import RexSeek, RexSeekProcessor, SelectRequest
 from ..referring import ReferringExample
-from .data import ExampleStream, ImageRecord, MixedStream, group_by_image
+from .data import ExampleStream, ImageRecord, MixedStream, group_by_image, usable
 from .loop import LoopConfig, LoopResult, train
 from .lora import LoraOptions, add_lora, choose_parts, enable_checkpointing, merge_lora, trainable
 from .optim import build_optimizers
@@ -86,15 +86,19 @@ def finetune_rexseek(
     out_dir = Path(out_dir)
     log = log if log is not None else ProblemLog()
     records = group_by_image(examples, log)
-    if not records:
-        raise DataError("there is nothing to train on", found=log.summary() or "no examples")
-    held_out = group_by_image(validation, log) if validation is not None else _hold_out(records, options)
+    held_out = group_by_image(validation, log) if validation is not None else None
+    _require(records, held_out, log)
     device = accelerator.device if accelerator is not None else options.device
     rexseek = RexSeek.from_pretrained(start, device=device, dtype=torch.float32)
+    records = usable(records, rexseek.processor, log)
+    held_out = usable(held_out, rexseek.processor, log) if held_out is not None else None
+    _require(records, held_out, log)
+    if held_out is None:
+        held_out = _hold_out(records, options)
     learn_words(rexseek, [text for r in (*records, *held_out) for text, _ in r.questions])
     objective = prepare(rexseek, options)
     end_id = rexseek.eos_ids[0]
-    stream = ExampleStream(records, rexseek.processor, end_id, options.images, options.questions, options.seed)
+    stream = ExampleStream(records, rexseek.processor, end_id, options.images, options.questions, options.seed, log=log)
     batch_at: Callable = stream
     if rehearse is not None and options.rehearsal:
         batch_at = MixedStream([stream, rehearse(rexseek.processor, end_id)], [1 - options.rehearsal, options.rehearsal])
@@ -186,6 +190,13 @@ def score_records(rexseek: RexSeek, records: Sequence[ImageRecord], **options) -
         numbers["rejection"] = float(scored.rejection_correct[~positive].mean())
     numbers["score"] = sum(numbers.values()) / len(numbers)
     return numbers
+
+
+def _require(records: list, held_out: list | None, log: ProblemLog) -> None:
+    if not records:
+        raise DataError("there is nothing to train on", found=log.summary() or "no examples")
+    if held_out is not None and not held_out:
+        raise DataError("there is nothing to validate on", found=log.summary() or "no examples")
 
 
 def _hold_out(records: list[ImageRecord], options: FineTuning) -> list[ImageRecord]:

@@ -343,7 +343,7 @@ class _Run:
                 self.step += 1
                 recent = {k: 0.9 * recent.get(k, v) + 0.1 * v for k, v in logged.items()}
                 bar.update(self._progress(), recent.get("loss"), self.best_score)
-                if config.log_every and self.step % config.log_every == 0:
+                if config.log_every and (self.step % config.log_every == 0 or self._progress() >= 1.0):
                     lr = self.optimizers[0].param_groups[0]["lr"]
                     self._log({"progress": round(progress, 5), "lr": lr, **recent})
                 if config.validate_every and self.step % config.validate_every == 0:

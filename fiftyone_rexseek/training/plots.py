@@ -35,7 +35,8 @@ def plot_log(history: Sequence[dict], path: str | Path) -> Path:
             points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
             style = ("-", "--", ":", "-.")[i // 10 % 4]  # ten colours are not enough for many terms
             if points:
-                marker = "." if title == "validation" else None
+                # points that are few would leave lines that nobody sees
+                marker = "." if title == "validation" or len(points) < 20 else None
                 axis.plot(*zip(*points), style, label=name.removeprefix("val_"), marker=marker, linewidth=1)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)

@@ -110,6 +110,7 @@ class ExampleBatches:
     def __init__(self, pairs: Sequence[Pair], rela: ReLA, batch: int, seed: int = 0, log: ProblemLog | None = None):
         self.pairs, self.rela, self.size, self.seed = list(pairs), rela, batch, seed
         self.log = log if log is not None else ProblemLog()
+        self._reported: set[int] = set()
         if not self.pairs:
             raise DataError("there is nothing to train on", expected="at least one example")
 
@@ -118,13 +119,16 @@ class ExampleBatches:
         rows, k = [], number * self.size
         for _ in range(self.size + len(self.pairs)):
             epoch, place = divmod(k, len(self.pairs))
-            example, path = self.pairs[self._order(epoch)[place]]
+            index = self._order(epoch)[place]
+            example, path = self.pairs[index]
             k += 1
+            log = ProblemLog() if index in self._reported else self.log  # what an example lacks it lacks in every epoch
+            self._reported.add(index)
             try:
                 image = open_image(path)
-                rows.append((image, example, *target_mask(example, image.size, self.rela.config.image_size, self.log)))
+                rows.append((image, example, *target_mask(example, image.size, self.rela.config.image_size, log)))
             except DataError as e:
-                self.log.add("bad-example", path, str(e))
+                log.add("bad-example", path, e.what)
             if len(rows) == self.size:
                 return self._collate(rows)
         raise DataError("no example of the training set can be read", found=self.log.summary())
@@ -294,10 +298,12 @@ def finetune_rela(
     """
     options = options or ReLAFineTuning()
     log = log if log is not None else ProblemLog()
-    pairs = [pair for pair in examples if pair[0].expression.strip()]
+    pairs = usable(examples, log)
     if not pairs:
         raise DataError("there is nothing to train on", expected="at least one example with an expression", found=log.summary() or "none")
-    held_out = list(validation) if validation is not None else _hold_out(pairs, options)
+    held_out = usable(validation, log) if validation is not None else _hold_out(pairs, options)
+    if validation is not None and not held_out:
+        raise DataError("there is nothing to validate on", expected="at least one example with an expression", found=log.summary() or "none")
     device = accelerator.device if accelerator is not None else options.device
     rela = ReLA.from_pretrained(start, tokenizer=tokenizer, device=device, dtype=torch.float32)
     for word in unknown_words(rela.tokenizer, (example.expression for example, _ in pairs)):
@@ -330,6 +336,22 @@ def finetune_rela(
             merge_adapters(module)
         rela.save_pretrained(Path(out_dir) / "model")
     return result
+
+
+def usable(pairs: Iterable[Pair], log: ProblemLog) -> list[Pair]:
+    """The pairs that have a text and whose image is there; of images that are missing each is reported once."""
+    there: dict[str, bool] = {}
+    kept = []
+    for example, path in pairs:
+        if path not in there:
+            there[path] = Path(path).is_file()
+            if not there[path]:
+                log.add("bad-image", path, "image file does not exist")
+        if not example.expression.strip():
+            log.add("empty-expression", path, "an example has no text")
+        elif there[path]:
+            kept.append((example, path))
+    return kept
 
 
 def unknown_words(tokenizer, expressions: Iterable[str]) -> list[str]:
