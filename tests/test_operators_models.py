@@ -10,7 +10,7 @@ from tiny_trainee import trainee
 
 from fiftyone_rexseek import apply_expressions
 from fiftyone_rexseek.datasets.scenes import VOCABULARY, write_humanref
-from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.errors import ConfigError, DataError
 from fiftyone_rexseek.integration.dataset_types import HumanRefDatasetImporter
 from fiftyone_rexseek.integration.training import family_of, fine_tune
 from fiftyone_rexseek.models.rela import ReLA, ReLAConfig, ReLANetwork
@@ -147,6 +147,24 @@ def test_a_view_without_pictures_cannot_be_trained_on(scenes, start, tmp_path):
         assert not (tmp_path / "out" / "model").exists()
     finally:
         broken.delete()
+
+
+def test_a_grouped_view_stands_for_its_samples_and_what_is_missing_is_said(scenes, start, tmp_path):
+    fresh = fo.Dataset()
+    try:
+        fresh.add_samples([s.copy() for s in scenes])
+        gone = fresh.last().copy()
+        gone.filepath, gone.metadata = str(tmp_path / "gone.png"), None
+        fresh.add_sample(gone)
+        tuned = fine_tune(fresh.group_by("image_id"), tmp_path / "a", start, steps=1, images=1, questions=2)
+        assert tuned.steps == 1 and "gone.png: image file does not exist" in str(tuned) and "not validated" in str(tuned)
+        with pytest.raises(ConfigError, match="patches are not samples"):
+            fine_tune(fresh.to_patches("ground_truth"), tmp_path / "b", start)
+        fresh.set_values("ground_truth", [None] * len(fresh))
+        with pytest.raises(DataError, match="no sample has ground truth"):
+            fine_tune(fresh, tmp_path / "b", start)
+    finally:
+        fresh.delete()
 
 
 def test_objects_are_described_by_a_model_of_the_real_class(scenes, tmp_path):

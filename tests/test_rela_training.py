@@ -225,3 +225,9 @@ def test_what_is_wrong_with_an_example_is_said_once(tiny, tmp_path):
     assert log.counts["bad-example"] == 1 and log.counts["no-mask"] == 1
     with pytest.raises(DataError, match="nothing to validate on"):
         finetune_rela(tiny, pairs, tmp_path / "out", validation=[(empty, str(tmp_path / "good.png"))])
+    gone = [(example, str(tmp_path / "broken.png"))]
+    with pytest.raises(DataError, match=r"nothing to validate on.*bad-image"):
+        finetune_rela(tiny, pairs, tmp_path / "out", validation=gone)
+    for wrong in ({"lr": -1}, {"clip": -1}, {"weight_decay": float("nan")}, {"batch": 0}, {"lora": 3}):
+        with pytest.raises(ConfigError, match="bad "):
+            ReLAFineTuning(**wrong)

@@ -193,6 +193,17 @@ def test_everything_that_does_not_fit_is_named_in_one_error(folder):
     assert "wrong shape: model.norm.weight, expected [64], found [63]" in message
 
 
+def test_weights_of_another_model_are_not_listed_one_by_one(folder):
+    def rename(state):
+        for name in list(state):
+            state[f"other.{name}"] = state.pop(name)
+
+    edit(folder, rename)
+    with pytest.raises(CheckpointError, match=r"(?s)\.\.\. and \d+ more.*No name fits") as error:
+        load(folder)
+    assert len(str(error.value).splitlines()) < 8
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pth"])
 def test_pickles_are_refused_unopened(folder, name):
     (folder / "model.safetensors").unlink()

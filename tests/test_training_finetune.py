@@ -12,13 +12,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fiftyone_rexseek.cli import cli
+from fiftyone_rexseek.commands.training_options import start_of
 from fiftyone_rexseek.datasets.scenes import write_humanref
 from fiftyone_rexseek.errors import ConfigError, DataError, ProblemLog
 from fiftyone_rexseek.models.rexseek import RexSeek
 from fiftyone_rexseek.referring import ReferringExample, Target
-from fiftyone_rexseek.training.data import ExampleStream, group_by_image, read_examples, usable
+from fiftyone_rexseek.training.data import ExampleStream, ImageRecord, group_by_image, read_examples, usable
 from fiftyone_rexseek.training.finetune import (
     FineTuning,
+    _hold_out,
     finetune_rexseek,
     learn_words,
     prepare,
@@ -210,6 +212,36 @@ def test_command_writes_a_model(start, data, tmp_path):
 def test_bad_sources_are_named(data, source, kind, images, match):
     with pytest.raises((DataError, ConfigError), match=match):
         list(read_examples(data / source, kind, images and data / images))
+
+
+@pytest.mark.parametrize("wrong", [
+    {"lr": -1.0}, {"lr": 0}, {"lr": float("nan")}, {"lr": float("inf")}, {"lr": "fast"}, {"steps": 0}, {"steps": None, "lr": True},
+    {"images": 0}, {"lora": "4"}, {"lora": LoraOptions(rank=0)},
+])  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(wrong):
+    with pytest.raises(ConfigError, match="bad "):
+        FineTuning(**wrong)
+
+
+def test_validation_images_come_from_everywhere():
+    records = [ImageRecord(f"{i}.jpg", np.zeros((1, 4))) for i in range(40)]
+    held_out = _hold_out(records, FineTuning())
+    numbers = [int(r.path.split(".")[0]) for r in held_out]
+    assert len(held_out) == 4 and len(records) == 36 and min(numbers) < 30
+    assert {r.path for r in records}.isdisjoint(r.path for r in held_out)
+
+
+@pytest.mark.parametrize("weights, match", [
+    ("rela-tiny", r"this is another model.*rexseek-tiny.*found ReLA"),
+    ("rexsek-tiny", r"no model to start from; expected .*rexseek-tiny"),
+    ("folder", r"weights of another model.*found ReLA weights"),
+])  # fmt: skip
+def test_where_to_start_is_checked(tmp_path, monkeypatch, weights, match):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text('{"model_type": "rela"}')
+    with pytest.raises(ConfigError, match=match):
+        start_of(weights, "rexseek")
 
 
 def test_nothing_to_train_on(start, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fiftyone_rexseek.errors import CheckpointError, ConfigError
-from fiftyone_rexseek.training.loop import LoopConfig, read_log, train
+from fiftyone_rexseek.training.loop import LoopConfig, make_folder, read_log, train
 from fiftyone_rexseek.training.optim import Muon, build_optimizers
 
 
@@ -76,6 +76,26 @@ def test_resumed_run_is_the_same_bit_for_bit(tmp_path, options):
     steps = [(r["step"], r.get("val_score")) for r in read_log(tmp_path / "parts")]
     assert [s[0] for s in whole_steps] == [s[0] for s in steps]
     assert [s[2] for s in whole_steps] == [s[1] for s in steps]
+
+
+def test_a_resumed_run_takes_the_rate_of_its_call(tmp_path):
+    run(tmp_path, stop_after=10)
+    model = toy_model()
+    optimizers = build_optimizers(model.named_parameters(), lr=1e-4, weight_decay=0.3)
+    again = LoopConfig(tmp_path, steps=20, log_every=0, progress=False)
+    with pytest.raises(CheckpointError, match="cannot resume"):  # other optimisers
+        train(model, toy_batch, toy_loss, optimizers, again)
+    optimizers = build_optimizers(model.named_parameters(), lr=1e-4, muon_lr=1e-2, weight_decay=0.3)
+    assert train(model, toy_batch, toy_loss, optimizers, again).step == 20
+    adam, muon = optimizers
+    assert {g["base_lr"] for g in adam.param_groups} == {1e-4} and max(g["weight_decay"] for g in muon.param_groups) == 0.3
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
+        with pytest.raises(ConfigError, match=r"cannot write the result; expected a folder.*Choose another"):
+            make_folder(place)
 
 
 def test_finished_run_is_not_run_again(tmp_path):

@@ -59,7 +59,7 @@ def rexseek(
     )  # fmt: skip
     log = ProblemLog()
     result = finetune_rexseek(
-        start_of(weights),
+        start_of(weights, "rexseek"),
         read_examples(data, kind, image_folder, log, split),
         out,
         options,

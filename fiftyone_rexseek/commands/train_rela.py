@@ -40,7 +40,7 @@ def rela(
     )  # fmt: skip
     log = ProblemLog()
     result = finetune_rela(
-        start_of(weights),
+        start_of(weights, "rela"),
         read_examples(data, kind, image_folder, log, split),
         out,
         options,

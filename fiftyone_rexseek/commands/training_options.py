@@ -30,7 +30,7 @@ _RUN = (
     click.option("--gradient-checkpointing/--no-gradient-checkpointing", default=False, help="Less memory, slower."),
     click.option("--validate-every", type=click.IntRange(1), default=100, show_default=True, help="Steps."),
     click.option("--device", help="Default: a GPU where there is one."),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--seed", type=click.IntRange(-(2**63), 2**63 - 1), default=0, show_default=True),
 )
 
 
@@ -60,14 +60,46 @@ def part_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def start_of(weights: str) -> str:
-    """A checkpoint's place; the name of a model that ships with the package stands for its folder."""
+def start_of(weights: str, family: str) -> str:
+    """A checkpoint's place; the name of a model that ships with the package stands for its folder.
+
+    Args:
+        weights: as the user gave it
+        family: ``"rexseek"`` or ``"rela"``: what is trained
+
+    Raises:
+        ConfigError: there is no such thing, or it belongs to the other family
+    """
+    from ..errors import ConfigError
     from ..models.registry import ENTRIES, find_weights
 
+    names = " or ".join(name for name, e in ENTRIES.items() if e.family == family and (e.packaged or e.repo_id))
+    expected = f"{names}, or a place of {_FAMILIES[family]} weights"
     known = ENTRIES.get(weights)
-    if known is not None and not Path(weights).exists():
-        return known.repo_id if known.repo_id else str(find_weights(known))
-    return weights
+    if Path(weights).exists():
+        if (found := _family_in(Path(weights))) not in (None, family):
+            raise ConfigError("these are weights of another model", where=weights, expected=expected, found=f"{_FAMILIES[found]} weights")
+        return weights
+    if known is None:
+        if weights.count("/") == 1 and not weights.startswith((".", "~", "/")):
+            return weights  # on the hub
+        raise ConfigError("there is no model to start from", where=weights, expected=expected, found="no such name, file or folder")
+    if known.family != family:
+        advice = f"fiftyone-rexseek train {known.family}"
+        raise ConfigError("this is another model", where=weights, expected=expected, found=_FAMILIES[known.family], advice=advice)
+    return known.repo_id if known.repo_id else str(find_weights(known))
+
+
+_FAMILIES = {"rexseek": "RexSeek", "rela": "ReLA"}
+
+
+def _family_in(folder: Path) -> str | None:
+    """What the weights in a folder say they are, where they do."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return ("rela" if config.get("model_type") == "rela" else "rexseek") if isinstance(config, dict) else None
 
 
 def several_gpus(bf16: bool = False) -> Any:

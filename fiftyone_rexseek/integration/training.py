@@ -12,10 +12,10 @@ from typing import Any
 
 import fiftyone as fo
 
-from ..errors import ConfigError, ProblemLog
+from ..errors import ConfigError, DataError, ProblemLog
 from ..models import registry
 from .examples import examples_of
-from .fields import require_detections, require_field
+from .fields import flat_images, require_detections, require_field
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def fine_tune(
     """Teaches RexSeek or ReLA the expressions of the samples; a call with the same folder goes on with a run that was stopped.
 
     Args:
-        samples: dataset or flat view
+        samples: dataset or view of images; a view grouped by a field stands for all its samples
         out_dir: folder of checkpoint, log and plot; the model is ``out_dir/model``
         start: where to start: ``"rexseek-tiny"``, ``"rexseek-3b"``, ``"rela-tiny"``, a checkpoint folder, or a file of ReLA's
             weights; see :func:`family_of`
@@ -83,6 +83,7 @@ def fine_tune(
         DataError: no sample can be trained on
     """
     family = family_of(start)
+    samples, validation = flat_images(samples), flat_images(validation) if validation is not None else None
     for part in (samples, validation):
         if part is not None:
             require_detections(part, gt_field)
@@ -95,11 +96,14 @@ def fine_tune(
     place = Path(start).expanduser()
     known = None if place.exists() else registry.ENTRIES.get(str(start))
     weights = place if place.exists() else start if known is None else registry.find_weights(known)
-    samples, validation = _with_sizes(samples), _with_sizes(validation) if validation is not None else None
+    log = ProblemLog()
+    samples, validation = _with_sizes(samples, log), _with_sizes(validation, log) if validation is not None else None
+    if samples and not samples.exists(gt_field):
+        expected = f"labels in {gt_field!r}; empty ones where nobody is meant"
+        raise DataError("no sample has ground truth", expected=expected, found="None in all of them")
     out_dir = Path(out_dir).expanduser()
     # what ReLA does not look at need not be read
     fields = (gt_field, candidates_field if family == "rexseek" else "", expression_field)
-    log = ProblemLog()
     with _Watch(out_dir, on_progress):
         result = teach(
             weights,
@@ -190,9 +194,11 @@ def _zoo_name(family: str, folder: Path) -> str:
     return f"rela-{variant}" if f"rela-{variant}" in registry.ENTRIES else "rela-tiny"
 
 
-def _with_sizes(samples: fo.core.collections.SampleCollection) -> fo.DatasetView:
+def _with_sizes(samples: fo.core.collections.SampleCollection, log: ProblemLog) -> fo.DatasetView:
     """The samples whose pictures can be read: boxes are trained on in pixels."""
-    samples.compute_metadata(skip_failures=True, progress=False)
+    samples.compute_metadata(skip_failures=True, progress=False, warn_failures=False)
+    for path in sorted(set(samples.exists("metadata.width", False).values("filepath"))):
+        log.add("bad-image", path, "image cannot be read" if Path(path).is_file() else "image file does not exist")
     return samples.exists("metadata.width")
 
 

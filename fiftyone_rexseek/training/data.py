@@ -125,6 +125,16 @@ def usable(records: Iterable[ImageRecord], processor: RexSeekProcessor, log: Pro
     return kept
 
 
+def readable(path: str, log: ProblemLog) -> bool:
+    """Whether an image can be read; reports it if not."""
+    try:
+        open_image(path)
+    except DataError as error:
+        log.add("bad-image", path, error.what)
+        return False
+    return True
+
+
 def _too_long(processor: RexSeekProcessor, record: ImageRecord, text: str, log: ProblemLog) -> bool:
     if len(text) <= MAX_EXPRESSION_TOKENS // 4:  # a character is at most four (byte) tokens
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,10 @@ from ..errors import ConfigError, DataError, ProblemLog
 from ..metrics.humanref import score_boxes
 from ..models.rexseek import RexSeek, RexSeekProcessor, SelectRequest
 from ..referring import ReferringExample
-from .data import ExampleStream, ImageRecord, MixedStream, group_by_image, usable
-from .loop import LoopConfig, LoopResult, train
-from .lora import LoraOptions, add_lora, choose_parts, enable_checkpointing, merge_lora, trainable
-from .optim import build_optimizers
+from .data import ExampleStream, ImageRecord, MixedStream, group_by_image, readable, usable
+from .loop import LoopConfig, LoopResult, make_folder, train
+from .lora import LoraOptions, add_lora, check_lora, choose_parts, enable_checkpointing, merge_lora, trainable
+from .optim import build_optimizers, check_numbers
 from .rexseek import ObjectiveConfig, RexSeekObjective
 from .vocabulary import UNKNOWN, is_word_tokenizer, with_words
 
@@ -58,6 +59,10 @@ class FineTuning:
     device: str | None = None
     objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(wording=0.3))
 
+    def __post_init__(self):
+        check_numbers("steps", "lr", "images", "questions", steps=self.steps, lr=self.lr, images=self.images, questions=self.questions)
+        check_lora(self.lora)
+
 
 def finetune_rexseek(
     start: str | Path,
@@ -88,13 +93,15 @@ def finetune_rexseek(
     records = group_by_image(examples, log)
     held_out = group_by_image(validation, log) if validation is not None else None
     _require(records, held_out, log)
+    make_folder(out_dir)
     device = accelerator.device if accelerator is not None else options.device
     rexseek = RexSeek.from_pretrained(start, device=device, dtype=torch.float32)
     records = usable(records, rexseek.processor, log)
     held_out = usable(held_out, rexseek.processor, log) if held_out is not None else None
-    _require(records, held_out, log)
-    if held_out is None:
-        held_out = _hold_out(records, options)
+    given = held_out is not None
+    # one that cannot be read would count as answered wrongly, whatever the model learns
+    held_out = [r for r in (held_out if given else _hold_out(records, options)) if readable(r.path, log)]
+    _require(records, held_out if given else None, log)
     learn_words(rexseek, [text for r in (*records, *held_out) for text, _ in r.questions])
     objective = prepare(rexseek, options)
     end_id = rexseek.eos_ids[0]
@@ -200,7 +207,12 @@ def _require(records: list, held_out: list | None, log: ProblemLog) -> None:
 
 
 def _hold_out(records: list[ImageRecord], options: FineTuning) -> list[ImageRecord]:
-    """Takes some images out of ``records`` for validation; none when there are too few."""
+    """Takes some images out of ``records`` for validation, from everywhere: files are often sorted by the kind of question.
+
+    None when there are too few.
+    """
     count = int(len(records) * options.validation_share)
-    held_out = [records.pop() for _ in range(count)]
+    chosen = set(random.Random(options.seed).sample(range(len(records)), count))
+    held_out = [r for i, r in enumerate(records) if i in chosen]
+    records[:] = [r for i, r in enumerate(records) if i not in chosen]
     return held_out

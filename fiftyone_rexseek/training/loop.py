@@ -28,6 +28,9 @@ from .optim import cosine
 
 logger = logging.getLogger(__name__)
 
+#: Options of an optimiser's groups that a resumed run takes from its call, not from the checkpoint.
+_OF_THIS_CALL = ("base_lr", "weight_decay")
+
 #: ``batch_at(number)`` gives micro-batch ``number``; the same number always gives the same batch. One that has a method
 #: ``to`` is moved to the model's device.
 BatchAt = Callable[[int], Any]
@@ -106,6 +109,8 @@ def train(
 ) -> LoopResult:
     """Trains ``model`` in place, resuming from ``config.out_dir`` if a checkpoint is there.
 
+    A resumed run goes on with the options of its own call, also where they are others: more steps, say, or a lower rate.
+
     At the end the model holds the best validated weights, or the last ones without ``validate``.
 
     Args:
@@ -127,6 +132,22 @@ def train(
 def loader_processes(device: torch.device) -> int:
     """How many processes should prepare batches (see :class:`LoopConfig`): none where the processor itself does the training."""
     return 0 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2 - 1)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Makes the folder of a run; before weights load, so that a place that cannot be written to is known at once.
+
+    Raises:
+        ConfigError: it is a file, or cannot be made or written to
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError("it may not be written to")
+    except OSError as e:
+        found = "a file" if Path(folder).is_file() else e.strerror or e
+        expected = "a folder that is there or can be made"
+        raise ConfigError("cannot write the result", where=folder, expected=expected, found=found, advice="Choose another folder.") from e
 
 
 class _Run:
@@ -174,7 +195,10 @@ class _Run:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self._load(state["model"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                asked = [{name: group[name] for name in _OF_THIS_CALL if name in group} for group in optimizer.param_groups]
                 optimizer.load_state_dict(saved)
+                for group, own in zip(optimizer.param_groups, asked):
+                    group.update(own)
         except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 "cannot resume from the checkpoint",
@@ -325,7 +349,7 @@ class _Run:
             self._load(current)
 
     def __call__(self, stop_after: int | None) -> LoopResult:
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.out)
         self._resume()
         config, started_at, validated_at = self.config, self.step, -1
         self.model.train()

@@ -47,6 +47,18 @@ class LoraOptions:
         return cls(rank=rank, alpha=2.0 * rank) if rank else None
 
 
+def check_lora(options: LoraOptions | None) -> None:
+    """Refuses what are no adapters.
+
+    Raises:
+        ConfigError: a rank that is no whole number of at least 1, or no :class:`LoraOptions`
+    """
+    if options is not None and not isinstance(options, LoraOptions):
+        raise ConfigError("bad low-rank adapters", expected="LoraOptions or None", found=repr(options))
+    if options is not None and (not isinstance(options.rank, int) or options.rank < 1):
+        raise ConfigError("bad rank of low-rank adapters", expected="at least 1", found=options.rank)
+
+
 def train_only(
     model: nn.Module, parts: Mapping[str, tuple[str, ...]], chosen: Sequence[str], still: tuple[str, ...] = ()
 ) -> int:
@@ -105,8 +117,7 @@ def add_adapters(module: nn.Module, options: LoraOptions, layers: Sequence[str])
         raise MissingDependencyError(
             "peft is not installed", advice="pip install 'fiftyone-rexseek[train]'"
         ) from error
-    if options.rank < 1:
-        raise ConfigError("bad rank of low-rank adapters", expected="at least 1", found=options.rank)
+    check_lora(options)
     ends = list(options.modules or layers)
     names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
     if not any(name == end or name.endswith(f".{end}") for name in names for end in ends):

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from ..errors import ConfigError
+
 #: Coefficients of the quintic Newton-Schulz iteration; they trade exactness for speed (singular values end near 1).
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -86,6 +88,33 @@ class Muon(torch.optim.Optimizer):
                     torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(params, list(directions.view(-1, *shape).unbind()), alpha=-group["lr"] * scale)
         return loss
+
+
+def check_numbers(*positive: str, **values: float | None) -> None:
+    """Refuses what no optimiser can work with; None stands for a default and passes.
+
+    Args:
+        positive: names of the values that must be above 0; of the others 0 is a value
+        **values: by the name that the user knows them by
+
+    Raises:
+        ConfigError: a value that is no finite number, or too small
+
+    Example::
+
+        >>> check_numbers("lr", lr=1e-3, clip=0.0)
+        >>> check_numbers("lr", lr=-1.0)
+        Traceback (most recent call last):
+        ...
+        fiftyone_rexseek.errors.ConfigError: bad lr; expected a finite number above 0; found -1.0
+    """
+    for name, value in values.items():
+        if value is None:
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value < 0 or (value == 0 and name in positive):
+            least = "above 0" if name in positive else "of at least 0"
+            raise ConfigError(f"bad {name}", expected=f"a finite number {least}", found=value)
 
 
 def build_optimizers(

@@ -26,9 +26,10 @@ from ..models.rela.resnet import Bottleneck
 from ..models.rela.swin import SwinBlock
 from ..models.rela.tokenization import tokenize
 from ..referring import ReferringExample
-from .loop import LoopConfig, LoopResult, train
-from .lora import LoraOptions, add_adapters, merge_adapters, recompute, train_only, trainable
-from .optim import build_optimizers
+from .data import readable
+from .loop import LoopConfig, LoopResult, make_folder, train
+from .lora import LoraOptions, add_adapters, check_lora, merge_adapters, recompute, train_only, trainable
+from .optim import build_optimizers, check_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,11 @@ class ReLAFineTuning:
     seed: int = 0
     progress: bool = True
     device: str | None = None
+
+    def __post_init__(self):
+        check_numbers("steps", "lr", "batch", steps=self.steps, lr=self.lr, batch=self.batch)
+        check_numbers(weight_decay=self.weight_decay, clip=self.clip)
+        check_lora(self.lora)
 
 
 @dataclass(frozen=True)
@@ -302,8 +308,12 @@ def finetune_rela(
     if not pairs:
         raise DataError("there is nothing to train on", expected="at least one example with an expression", found=log.summary() or "none")
     held_out = usable(validation, log) if validation is not None else _hold_out(pairs, options)
+    # one that cannot be read would count as answered wrongly, whatever the model learns
+    unread = {path for path in dict.fromkeys(path for _, path in held_out) if not readable(path, log)}
+    held_out = [pair for pair in held_out if pair[1] not in unread]
     if validation is not None and not held_out:
         raise DataError("there is nothing to validate on", expected="at least one example with an expression", found=log.summary() or "none")
+    make_folder(out_dir)
     device = accelerator.device if accelerator is not None else options.device
     rela = ReLA.from_pretrained(start, tokenizer=tokenizer, device=device, dtype=torch.float32)
     for word in unknown_words(rela.tokenizer, (example.expression for example, _ in pairs)):

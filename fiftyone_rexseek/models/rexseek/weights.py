@@ -160,13 +160,20 @@ def _check_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], tie: b
         for name, shape in shapes.items()
         if name in wanted and shape != wanted[name]
     ]
-    if problems:
-        raise CheckpointError(
-            f"{len(problems)} tensor(s) do not fit the model that config.json describes:\n  "
-            + "\n  ".join(problems),
-            where=folder,
-            advice=None if set(wanted) & set(shapes) else "No name fits: this is no checkpoint of RexSeek",
-        )
+    if not problems:
+        return
+    fits = bool(set(wanted) & set(shapes))
+    shown = problems[:_MOST_NAMED] if fits else problems[:3]
+    more = [f"... and {len(problems) - len(shown)} more"] * (len(problems) > len(shown))
+    raise CheckpointError(
+        f"{len(problems)} tensor(s) do not fit the model that config.json describes:\n  " + "\n  ".join([*shown, *more]),
+        where=folder,
+        advice=None if fits else "No name fits: this is no checkpoint of RexSeek",
+    )
+
+
+#: So many tensors that do not fit are named in an error.
+_MOST_NAMED = 20
 
 
 def _public_name(name: str) -> str | None:
