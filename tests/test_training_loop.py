@@ -98,9 +98,11 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
             make_folder(place)
 
 
-def test_finished_run_is_not_run_again(tmp_path):
+def test_finished_run_is_not_run_again(tmp_path, caplog):
     first, _ = run(tmp_path)
+    assert not caplog.messages
     again, result = run(tmp_path)
+    assert "holds a finished run of 40 steps" in caplog.text
     assert result.step == 40
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
 

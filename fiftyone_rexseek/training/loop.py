@@ -218,6 +218,8 @@ class _Run:
             # rows written after the checkpoint belong to steps that will be done again
             (self.out / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.history))
         logger.info("resuming from step %d of %s", self.step, path)
+        if self._progress() >= 1.0 and self.main:
+            logger.warning("%s holds a finished run of %d steps: more steps go on, another folder starts afresh", self.out, self.step)
 
     def _save(self) -> None:
         if not self.main:

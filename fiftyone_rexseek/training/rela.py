@@ -117,32 +117,47 @@ class ExampleBatches:
         self.pairs, self.rela, self.size, self.seed = list(pairs), rela, batch, seed
         self.log = log if log is not None else ProblemLog()
         self._reported: set[int] = set()
+        self._unreadable: set[str] = set()
+        self._ordered: tuple[int, list[int]] = (-1, [])
         if not self.pairs:
             raise DataError("there is nothing to train on", expected="at least one example")
 
     def __call__(self, number: int) -> ReLABatch:
         """Batch ``number``; an example whose image cannot be read is reported and replaced by the next one."""
         rows, k = [], number * self.size
-        for _ in range(self.size + len(self.pairs)):
+        for _ in range((self.size + 1) * len(self.pairs)):  # one that can be read is enough
             epoch, place = divmod(k, len(self.pairs))
             index = self._order(epoch)[place]
             example, path = self.pairs[index]
             k += 1
+            image = self._image(path)
+            if image is None:
+                continue
             log = ProblemLog() if index in self._reported else self.log  # what an example lacks it lacks in every epoch
             self._reported.add(index)
             try:
-                image = open_image(path)
                 rows.append((image, example, *target_mask(example, image.size, self.rela.config.image_size, log)))
             except DataError as e:
-                log.add("bad-example", path, e.what)
+                log.add("bad-example", path, str(e))
             if len(rows) == self.size:
                 return self._collate(rows)
         raise DataError("no example of the training set can be read", found=self.log.summary())
 
+    def _image(self, path: str) -> Image.Image | None:
+        if path not in self._unreadable:
+            try:
+                return open_image(path)
+            except DataError as e:
+                self._unreadable.add(path)
+                self.log.add("bad-image", path, e.what)
+        return None
+
     def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.pairs)))
-        random.Random(f"rela-order/{self.seed}/{epoch}").shuffle(order)
-        return order
+        if self._ordered[0] != epoch:  # a large set takes a tenth of a second
+            order = list(range(len(self.pairs)))
+            random.Random(f"rela-order/{self.seed}/{epoch}").shuffle(order)
+            self._ordered = (epoch, order)
+        return self._ordered[1]
 
     def _collate(self, rows) -> ReLABatch:
         config = self.rela.config
