@@ -3,6 +3,7 @@
 import pytest
 
 from fiftyone_rexseek.integration.demo import BASELINES, MODELS, build
+from fiftyone_rexseek.integration.grefcoco import INFO_KEY
 
 SCENES = 4
 
@@ -22,6 +23,10 @@ def test_both_formats_are_imported(made):
         assert len(dataset) > SCENES
         assert dataset.count("ground_truth.detections") > 0
     assert set(made.dataset.distinct("domain")) >= {"attribute", "rejection"}
+
+
+def test_drawn_scenes_are_not_compared_with_the_published_set(made):
+    assert made.grefcoco.info[INFO_KEY]["grefcoco"]["differences_from_published"] == {}
 
 
 def test_every_model_answers_every_expression(made):

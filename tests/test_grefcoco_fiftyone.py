@@ -64,6 +64,15 @@ def test_import(dataset):
     assert "by image" in dataset.list_saved_views() and "nobody matches" in dataset.list_saved_views()
 
 
+def test_what_differs_from_the_published_set_is_said_in_one_line(root, caplog):
+    again = fo.Dataset.from_dir(str(root), dataset_type=frt.GRefCOCODataset)
+    try:
+        [line] = [m for m in caplog.messages if "published" in m]
+        assert f"expressions {FACTS['n_expressions']} of 259859" in line
+    finally:
+        again.delete()
+
+
 def test_importing_again_adds_nothing(root, dataset):
     assert dataset.add_dir(str(root), dataset_type=frt.GRefCOCODataset) == []
     assert len(dataset) == FACTS["n_expressions"]

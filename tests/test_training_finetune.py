@@ -186,6 +186,15 @@ def test_new_words_get_places_of_their_own():
         learn_words(rexseek, [f"w{'x' * i}" for i in range(1, 40)])
 
 
+def test_of_too_many_new_words_the_frequent_ones_are_learnt():
+    rexseek, log = trainee(), ProblemLog()
+    words = [f"w{'x' * i}" for i in range(1, 40)]
+    learnt = learn_words(rexseek, [*words, words[-1], words[-2]], log)
+    assert len(learnt) == 32 and learnt[:2] == [words[-2], words[-1]]
+    assert log.counts["unknown-word"] == 7
+    assert learn_words(rexseek, ["wibble wobble"], log) == [] and log.counts["unknown-word"] == 9
+
+
 def test_scores_of_records_count_rejections(data):
     numbers = score_records(trainee(), group_by_image(read_examples(data, "scenes", None))[:1])
     assert set(numbers) >= {"score"} and 0 <= numbers["score"] <= 1

@@ -104,8 +104,9 @@ class GRefCOCODatasetImporter(ExamplesImporter):
             self.differences = self._published().differences(self.counts)
         found = ", ".join(f"{k} {v}" for k, v in asdict(self.counts).items())
         logger.info("%s has: %s", self.source, found)
-        for name, (published, counted) in self.differences.items():
-            logger.warning("%s: %d %s were published, %d found", self.source, published, name.replace("_", " "), counted)
+        if self.differences:
+            found = ", ".join(f"{n.replace('_', ' ')} {counted} of {published}" for n, (published, counted) in self.differences.items())
+            logger.warning("%s: this is not what was published, found: %s", self.source, found)
         entry = dict(dataset.info.get(INFO_KEY, {}))
         entry[self.source] = {
             "counts": asdict(self.counts),

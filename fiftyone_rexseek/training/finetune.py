@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from .loop import LoopConfig, LoopResult, make_folder, train
 from .lora import LoraOptions, add_lora, check_lora, choose_parts, enable_checkpointing, merge_lora, trainable
 from .optim import build_optimizers, check_numbers
 from .rexseek import ObjectiveConfig, RexSeekObjective
-from .vocabulary import UNKNOWN, is_word_tokenizer, with_words
+from .vocabulary import UNKNOWN, is_word_tokenizer, room_for_words, with_words
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def finetune_rexseek(
     # one that cannot be read would count as answered wrongly, whatever the model learns
     held_out = [r for r in (held_out if given else _hold_out(records, options)) if readable(r.path, log)]
     _require(records, held_out if given else None, log)
-    learn_words(rexseek, [text for r in (*records, *held_out) for text, _ in r.questions])
+    learn_words(rexseek, [text for r in (*records, *held_out) for text, _ in r.questions], log)
     objective = prepare(rexseek, options)
     end_id = rexseek.eos_ids[0]
     stream = ExampleStream(records, rexseek.processor, end_id, options.images, options.questions, options.seed, log=log)
@@ -157,20 +158,35 @@ def prepare(rexseek: RexSeek, options: FineTuning) -> RexSeekObjective:
     return RexSeekObjective(model, objective)
 
 
-def learn_words(rexseek: RexSeek, expressions: Sequence[str]) -> list[str]:
-    """Gives places in the vocabulary to unknown words, for models with one token per word; returns the new words."""
+def learn_words(rexseek: RexSeek, expressions: Sequence[str], log: ProblemLog | None = None) -> list[str]:
+    """Gives places in the vocabulary to unknown words, for models with one token per word; returns the new words.
+
+    Args:
+        rexseek: gets another processor where there are new words
+        expressions: where words are looked for
+        log: where there are more new words than places, the most frequent get them and the others are reported here
+
+    Raises:
+        ConfigError: more new words than places, and no log
+    """
     tokenizer = rexseek.processor.tokenizer
     if not is_word_tokenizer(tokenizer):
         return []
     unknown = tokenizer.convert_tokens_to_ids(UNKNOWN)
-    words = dict.fromkeys(
+    counts = Counter(
         w for text in expressions for w in text.lower().replace(",", " ").replace(".", " ").split()
         if unknown in tokenizer.encode(w, add_special_tokens=False)
     )  # fmt: skip
+    words = list(counts)
+    if log is not None and len(words) > (room := room_for_words(tokenizer)):
+        words = [w for w, _ in counts.most_common()]
+        for word in words[room:]:
+            log.add("unknown-word", "vocabulary", f"all {room} places for new words are taken: {word!r} means nothing to the model")
+        words = words[:room]
     if words:
         rexseek.processor = RexSeekProcessor(rexseek.config, with_words(tokenizer, words))
         logger.info("new words: %s", ", ".join(words))
-    return list(words)
+    return words
 
 
 def score_records(rexseek: RexSeek, records: Sequence[ImageRecord], **options) -> dict[str, float]:

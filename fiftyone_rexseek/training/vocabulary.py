@@ -78,6 +78,17 @@ def word_tokenizer(words: Iterable[str], num_object_tokens: int = 100, sentences
     return tokenizer
 
 
+def room_for_words(tokenizer) -> int:
+    """How many words :func:`with_words` can still give places to.
+
+    Example::
+
+        >>> room_for_words(word_tokenizer(["the"])), room_for_words(with_words(word_tokenizer(["the"]), ["wombat"]))
+        (32, 31)
+    """
+    return sum(word.startswith(_SPARE) for word in tokenizer.get_vocab())
+
+
 def with_words(tokenizer, words: Iterable[str]):
     """A copy of a word tokenizer that knows more words, in the places of its spare ones.
 
