@@ -69,6 +69,8 @@ def test_round_trip(original, saved):
 
 def test_half_precision_file_is_loaded_as_float32(original, tmp_path):
     original.save_pretrained(tmp_path, dtype=torch.float16)
+    modes = {(tmp_path / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(modes) == 1, "other users can read the folder but not the weights"
     assert load_file(tmp_path / "model.safetensors")["lm_head.weight"].dtype is torch.float16
     loaded = load(tmp_path)
     assert loaded.model.dtype is torch.float32

@@ -241,6 +241,8 @@ def save_model(model: RexSeekForSelection, folder: str | Path, dtype: torch.dtyp
         if not (tied and name == "lm_head.weight")
     }
     save_file(state, str(folder / _SINGLE), metadata={"format": "pt"})
+    # it is readable by its owner only, unlike the files beside it; a copy in memory would double a large model
+    (folder / _SINGLE).chmod((folder / "config.json").stat().st_mode)
 
 
 def read_generation_config(folder: str | Path) -> dict:
