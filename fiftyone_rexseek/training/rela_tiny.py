@@ -37,7 +37,7 @@ KEPT, THRESHOLDS = 0.97, (0.2, 0.6)
 
 @dataclass(frozen=True)
 class TinyRecipe:
-    """How ``rela-tiny`` is trained; the defaults are the shipped model's.
+    """How ``rela-tiny`` is trained from nothing; its model card says how the shipped weights came about.
 
     Attributes:
         pretrain_minutes, joint_minutes: budgets of the two stages; steps instead when given
@@ -71,7 +71,7 @@ class TinyRecipe:
     seed: int = 1
 
 
-#: A GPU takes larger steps in less time.
+#: For a GPU: more at once, in fewer minutes. Tried on an H200 for four of them (gIoU 0.593 after 600 steps), not to the end.
 ON_GPU = TinyRecipe(
     pretrain_minutes=1.0, joint_minutes=12.0, scenes=24, expressions=8, easy_batches=100, pretrain_scenes=48, validate_every=300,
     muon_lr=1.2e-2, adam_lr=3e-3,
