@@ -198,5 +198,5 @@ def _save_views(dataset: fo.Dataset, runs: Sequence[ReferringResults], models: S
         save_cause_views(dataset, key)
     if len(asked) > 1:
         save_pair_views(dataset, compare_runs(dataset, asked))
-        dataset.save_view("models disagree", disagreements(dataset, models))
+        dataset.save_view("models disagree", disagreements(dataset, models, limit=len(dataset)))
     presentation.show(dataset, ["ground_truth", *models[:1]])
