@@ -105,9 +105,10 @@ class ResultsPanel(foo.Panel):
         """Colours samples by cause, and boxes by whether they are right."""
         failures.color_by_cause(ctx.dataset, ctx.panel.get_state("run"))
         stored = ctx.dataset.app_config
-        # an App that is open has read the dataset's colours before
-        ctx.trigger("set_color_scheme", {"color_by": stored.color_scheme.color_by, "fields": stored.color_scheme.fields})
         ctx.ops.set_active_fields(stored.active_fields.paths)
+        # an App that is open has read the dataset's colours before, and tiles that are drawn keep theirs
+        ctx.trigger("set_color_scheme", {"color_by": stored.color_scheme.color_by, "fields": stored.color_scheme.fields})
+        ctx.ops.reload_samples()
         ctx.ops.notify("Samples are coloured by cause, boxes by whether they are right", variant="success")
 
     def only_a(self, ctx):

@@ -114,6 +114,8 @@ def test_numbers_clicks_and_comparison(app, dataset):
 
     app.until(saved, "views are saved")
     assert len(dataset.load_saved_view("first: exact")) == seen.causes["exact"]
+    page.get_by_role("button", name="All samples").click()
+    app.wait_for_count(len(dataset))
     page.get_by_role("button", name="Colour by cause").click()
 
     def coloured():
@@ -122,14 +124,10 @@ def test_numbers_clicks_and_comparison(app, dataset):
 
     app.until(coloured, "colours are stored")
     # at once, in the open App: each sample says its cause, in the cause's colour
-    page.get_by_role("button", name="All samples").click()
-    app.wait_for_count(len(dataset))
     chip = page.locator("[data-cy=fo-grid]").get_by_text("exact", exact=True).first
     chip.wait_for()
-    green = [int(CAUSE_COLORS["exact"][k : k + 2], 16) for k in (1, 3, 5)]
-    app.until(
-        lambda: chip.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb({}, {}, {})".format(*green), "it is green"
-    )
+    green = tuple(bytes.fromhex(CAUSE_COLORS["exact"][1:]))
+    app.until(lambda: chip.evaluate("e => getComputedStyle(e).backgroundColor") == f"rgb{green}", "it is green")
     app.shot("results-panel-colours")
     plot(page, "Answers by cause")
     app.shot("results-panel-causes")
