@@ -151,7 +151,7 @@ class TinyRecipe:
     scenes: int = 12_000
     vision_steps: int = 1300
     vision_images: int = 16
-    joint_steps: int = 5500
+    joint_steps: int = 8000
     joint_minutes: float | None = 66.0
     images: int = 8
     questions: int = 24
