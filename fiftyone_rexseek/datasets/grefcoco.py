@@ -181,7 +181,6 @@ def _write_json(path: str | Path, content: Any) -> None:
         f.write(text if is_text(text) else json.dumps(content))
 
 
-
 def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | None = None) -> dict[str, Any]:
     """The COCO document of the images, targets and candidates of examples; see :func:`write_grefcoco`."""
     index = index or InstancesIndex()
