@@ -22,8 +22,8 @@ from .synthetic_grefcoco import EXPRESSIONS, generate
 
 def run(quick: bool = False) -> list[Result]:
     """GREC on 10,000 samples of 100 boxes, GRES on 480x480 masks, the reader on a set of the published size."""
-    # masks first, as a command line scores them: after GREC in the same process the ratio is 24 to 26; why was not found
-    return [*_gres(200 if quick else 1_000), *_grec(1_000 if quick else 10_000), *_reader(10_000 if quick else EXPRESSIONS)]
+    # masks first, as a command line scores them: beside GREC's million lists in the same process they take a tenth longer
+    return [*_gres(500 if quick else 10_000), *_grec(1_000 if quick else 10_000), *_reader(10_000 if quick else EXPRESSIONS)]
 
 
 def _grec(samples: int) -> list[Result]:
@@ -116,7 +116,7 @@ def _gres(samples: int) -> list[Result]:
     columns = evaluate_gres(pairs()).columns
     if list(zip(columns.intersection.tolist(), columns.union.tolist())) != decoded():
         raise RuntimeError("GRES pixel counts differ from those of decoded masks")
-    peer = best_of(decoded, 2, cpu=True)
+    peer = best_of(decoded, 3, cpu=True)
     seconds = best_of(lambda: evaluate_gres(pairs()), 5, cpu=True)
     with_check = best_of(checked, 5, cpu=True)
     many = _peak_mb(lambda: evaluate_gres(pair for _ in range(10) for pair in pairs()))

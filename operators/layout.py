@@ -21,14 +21,15 @@ NARROW_TABLE = {
 }
 
 
-def show_data(ctx, name: str, value) -> None:
-    """Sets a panel's data (rows, traces, a picture) in place of what was there.
+def show(ctx, state: dict, data: dict) -> None:
+    """Sets a panel's state and data (rows, traces, a picture) in place of what was there.
 
-    The App keeps a copy of the data in the panel's state and merges the two element by element: of a longer list shown before,
-    the tail would shine through.
+    All at once, because the App draws the panel again after each change that it is sent. It keeps a copy of the data in the
+    panel's state and merges the two element by element: of a longer list shown before, the tail would shine through.
     """
-    ctx.panel.set_state(name, None)
-    ctx.panel.set_data(name, value)
+    ctx.panel.set_state({**dict.fromkeys(data), **state})
+    if data:
+        ctx.panel.set_data(data)
 
 
 def paragraphs(text: str) -> str:

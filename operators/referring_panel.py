@@ -19,7 +19,7 @@ from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.registry import ENTRIES
 
 from .base import PLUGIN, invalid
-from .layout import COLUMN, NARROW_TABLE, show_data
+from .layout import COLUMN, NARROW_TABLE, show
 
 #: Questions kept per dataset.
 HISTORY_LENGTH = 30
@@ -146,8 +146,7 @@ class ReferringPanel(foo.Panel):
 
     @staticmethod
     def _clear_answer(ctx):
-        for name in ("answers", "status", "error", "last", "has_picture"):
-            ctx.panel.set_state(name, None)
+        ctx.panel.set_state(dict.fromkeys(("answers", "status", "error", "last", "has_picture")))
 
     def _show(self, ctx, asked):
         lines = []
@@ -159,16 +158,15 @@ class ReferringPanel(foo.Panel):
             lines.append(f"**{number}{_plain(selection.expression)}**: {_plain(asking.in_words(selection))}{raw}{dropped}")
         candidates = asked.result.candidates_xyxy
         among = f" among {len(candidates)} candidates" if candidates is not None else ""
-        ctx.panel.set_state("answers", "\n\n".join(lines))
-        ctx.panel.set_state(
-            "status", f"{asked.options.model} on {asked.device}{among}, {asked.seconds:.2f} s. Kept in field `{asking.ASKED_FIELD}`."
-        )
-        url = asking.picture_url(ctx.dataset, asked)
-        ctx.panel.set_state("has_picture", url is not None)
-        if url is not None:
-            show_data(ctx, "picture", url)
-        entry = asdict(asking.HistoryEntry.of(asked))
-        ctx.panel.set_state("last", {k: entry[k] for k in ("sample_id", "expressions", "options")})
+        took = f"{asked.options.model} on {asked.device}{among}, {asked.seconds:.2f} s."
+        entry, url = asdict(asking.HistoryEntry.of(asked)), asking.picture_url(ctx.dataset, asked)
+        state = {
+            "answers": "\n\n".join(lines),
+            "status": f"{took} Kept in field `{asking.ASKED_FIELD}`.",
+            "has_picture": url is not None,
+            "last": {k: entry[k] for k in ("sample_id", "expressions", "options")},
+        }
+        show(ctx, state, {"picture": url} if url is not None else {})
 
     @staticmethod
     def _history(ctx) -> list[dict]:
@@ -184,8 +182,7 @@ class ReferringPanel(foo.Panel):
             {"expression": " | ".join(e["expressions"]), "outcome": " | ".join(e["outcomes"]), "model": e["options"]["model"]}
             for e in self._history(ctx)
         ]
-        ctx.panel.set_state("num_asked", len(rows))
-        show_data(ctx, "history", rows)
+        show(ctx, {"num_asked": len(rows)}, {"history": rows})
 
     # -- layout ---------------------------------------------------------------------------------------------------------
 

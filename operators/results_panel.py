@@ -11,7 +11,7 @@ from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration import comparison, failures, results
 from fiftyone_rexseek.integration.results_content import comparison_content, content
 
-from .layout import COLUMN, NARROW_TABLE, show_data
+from .layout import COLUMN, NARROW_TABLE, show
 
 _PLOTS = ("domain", "targets", "histogram", "causes", "precision_recall", "sweep")
 #: Plots scroll with the panel and are clicked, not zoomed.
@@ -34,32 +34,24 @@ class ResultsPanel(foo.Panel):
     # -- events ---------------------------------------------------------------------------------------------------------
 
     def on_load(self, ctx):
-        self._list(ctx)
-        runs = ctx.panel.get_state("runs") or {}
-        key = ctx.panel.get_state("run")
-        if key not in runs:
-            ctx.panel.set_state("run", next(iter(runs), None))
-            ctx.panel.set_state("other", None)
-        self._show(ctx)
+        self._show(ctx, ctx.panel.get_state("run"), ctx.panel.get_state("other"))
 
     def on_change_dataset(self, ctx):
-        ctx.panel.set_state("run", None)
-        self.on_load(ctx)
+        self._show(ctx, None, None)
 
     def choose_run(self, ctx):
         """Shows another run."""
-        ctx.panel.set_state("run", ctx.params.get("value"))
-        self._list(ctx)
-        self._show(ctx)
+        self._show(ctx, ctx.params.get("value"), ctx.panel.get_state("other"))
 
     def choose_other(self, ctx):
         """Compares the run with another one."""
-        ctx.panel.set_state("other", ctx.params.get("value") or None)
-        self._compare(ctx)
+        other = ctx.params.get("value") or None
+        state, data = self._compared(ctx.dataset, ctx.panel.get_state("run"), other)
+        show(ctx, {"other": other, **state}, data)
 
     def compute(self, ctx):
         """Computes intervals and sweep of a run that has none."""
-        self._show(ctx, compute=True)
+        self._show(ctx, ctx.panel.get_state("run"), ctx.panel.get_state("other"), compute=True)
 
     def click_domain(self, ctx):
         """Shows the samples of a bar."""
@@ -120,44 +112,41 @@ class ResultsPanel(foo.Panel):
 
     # -- state ----------------------------------------------------------------------------------------------------------
 
+    def _show(self, ctx, key, other, compute=None):
+        """Shows a run (the first where there is no ``key``), compared with another."""
+        runs = {r.eval_key: r.title for r in results.list_runs(ctx.dataset)}
+        if key not in runs:
+            key, other = next(iter(runs), None), None
+        state, data = {"runs": runs, "run": key, "other": other, "shown": None, "error": None}, {}
+        if key is not None:
+            try:
+                shown = content(ctx.dataset, results.get_run(ctx.dataset, key), compute)
+            except ReferringError as e:
+                state["error"] = str(e)
+            else:
+                # rows and traces are data, which stays in the browser; state comes back with every event
+                figures, table = shown.pop("figures"), shown.pop("headlines")
+                data |= {name: figure["data"] for name, figure in figures.items()}
+                shown["layouts"] = {name: figure["layout"] for name, figure in figures.items()}
+                shown["columns"] = table["columns"] if table else None
+                if table:
+                    data["headlines"] = table["rows"]
+                state["shown"] = shown
+        compared, rows = self._compared(ctx.dataset, key, other) if state["shown"] else ({}, {})
+        show(ctx, state | compared, data | rows)
+
     @staticmethod
-    def _list(ctx):
-        ctx.panel.set_state("runs", {r.eval_key: r.title for r in results.list_runs(ctx.dataset)})
-
-    def _show(self, ctx, compute=None):
-        key = ctx.panel.get_state("run")
-        ctx.panel.set_state("error", None)
-        if key is None:
-            ctx.panel.set_state("shown", None)
-            return
-        try:
-            shown = content(ctx.dataset, results.get_run(ctx.dataset, key), compute)
-        except ReferringError as e:
-            ctx.panel.set_state({"shown": None, "error": str(e)})
-            return
-        figures, table = shown.pop("figures"), shown.pop("headlines")
-        # rows and traces are data, which stays in the browser; state comes back with every event
-        for name, figure in figures.items():
-            show_data(ctx, name, figure["data"])
-        if table:
-            show_data(ctx, "headlines", table["rows"])
-        shown["layouts"] = {name: figure["layout"] for name, figure in figures.items()}
-        shown["columns"] = table["columns"] if table else None
-        ctx.panel.set_state("shown", shown)
-        self._compare(ctx)
-
-    def _compare(self, ctx):
-        key, other = ctx.panel.get_state("run"), ctx.panel.get_state("other")
-        ctx.panel.set_state({"compared": None, "compare_error": None})
+    def _compared(dataset, key, other) -> tuple[dict, dict]:
+        """State and data of the comparison."""
+        state = {"compared": None, "compare_error": None}
         if not key or not other or key == other:
-            return
+            return state, {}
         try:
-            compared = comparison_content(comparison.cached_comparison(ctx.dataset, key, other))
+            compared = comparison_content(comparison.cached_comparison(dataset, key, other))
         except ReferringError as e:
-            ctx.panel.set_state("compare_error", str(e))
-            return
-        show_data(ctx, "comparison", compared.pop("rows"))
-        ctx.panel.set_state("compared", compared)
+            return state | {"compare_error": str(e)}, {}
+        rows = compared.pop("rows")
+        return state | {"compared": compared}, {"comparison": rows}
 
     def _click(self, ctx, names, make_view):
         clicked, index = ctx.panel.get_state(f"shown.{names}") or [], int(ctx.params["idx"])

@@ -1,7 +1,7 @@
 """The real App in a real browser: one server and one Chromium for all tests of this folder that run in one process.
 
-Side by side (``pytest -n 2 --dist loadfile tests/app``) each process has its own, with a database, a plugin folder and ports of
-its own: see the conftest.py of the repository.
+Side by side (``pytest -n 2 --dist loadgroup tests/app``) each process has its own, with a database, a plugin folder and ports
+of its own: see the conftest.py of the repository.
 
 Without Chromium or playwright these tests are skipped and say so; ``make test`` installs both where it can.
 """
@@ -42,13 +42,17 @@ STILL = """addEventListener("DOMContentLoaded", () => {
     document.head.append(style);
 });"""
 
+#: Files whose tests ask a model of the server: on one server, which imports torch for all of them.
+WITH_MODEL = {"test_models.py", "test_referring_panel.py", "test_restart.py"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.app)
+            item.add_marker(pytest.mark.xdist_group("models" if item.path.name in WITH_MODEL else item.path.stem))
 
 
 def _chromium() -> str | None:
