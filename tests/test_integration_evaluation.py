@@ -5,6 +5,7 @@ import json
 import fiftyone as fo
 import numpy as np
 import pytest
+from bson import ObjectId
 from fiftyone import ViewField as F
 
 import fiftyone_rexseek  # noqa: F401  (registers the methods)
@@ -194,7 +195,7 @@ def test_fiftyones_own_call_makes_the_same_run(dataset):
 def test_a_view_that_hides_labels_marks_the_right_ones(dataset):
     dataset.clone_sample_field("candidates", "p")
     keep = [ids[-1] for ids in dataset.values("p.detections.id")]
-    view = dataset.select_labels(ids=keep, fields="p")
+    view = dataset.filter_labels("p", F("_id").is_in([ObjectId(i) for i in keep]))
     evaluate_referring(view, "p", eval_key="run")
     for sample in dataset.select_fields("p"):
         marked = [d.id for d in sample.p.detections if d.has_field("run") and d["run"] is not None]

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from evaluated import make_dataset
 from fiftyone import ViewField as F
+from PIL import Image
 
-from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.errors import ConfigError, DataError
 from fiftyone_rexseek.integration import failures, results, statistics
+from fiftyone_rexseek.integration.comparison import compare_runs
 from fiftyone_rexseek.integration.evaluation import evaluate_referring
+from fiftyone_rexseek.metrics.failures import CAUSES
 from fiftyone_rexseek.metrics.significance import bootstrap_interval
 from fiftyone_rexseek.metrics.sweep import threshold_sweep
 
@@ -86,9 +89,10 @@ class TestOverview:
             assert len(results.targets_view(dataset, run, group.name)) == group.count
         for i, count in enumerate(seen.histogram):
             assert len(results.score_view(dataset, run, i)) == count
-        for cause, count in seen.causes.items():
+        counts = failures.counts_by_cause(seen)
+        assert counts["not_predicted"] == seen.unanswered > 0 and sum(counts.values()) == seen.num_samples
+        for cause, count in counts.items():
             assert len(failures.cause_view(dataset, run, cause)) == count
-        assert len(failures.unanswered_view(dataset, run)) == seen.unanswered
 
     def test_scores_on_the_edges_of_bins(self, dataset):
         dataset = dataset.clone()
@@ -193,7 +197,8 @@ class TestFailureViews:
     def test_one_view_per_cause_replaced_when_made_again(self, dataset):
         dataset = dataset.clone()
         names = failures.save_cause_views(dataset, "first")
-        counts = Counter(c for c in dataset.values("first_failure") if c)
+        counts = Counter(c or "not_predicted" for c in dataset.values("first_failure"))
+        assert counts["not_predicted"]
         assert names == [f"first: {failures.CAUSE_LABELS[c]}" for c in failures.CAUSE_LABELS if counts[c]]
         for cause, count in counts.items():
             assert len(dataset.load_saved_view(f"first: {failures.CAUSE_LABELS[cause]}")) == count
@@ -216,14 +221,84 @@ class TestFailureViews:
             assert dataset.app_config.active_fields.paths == shown
             fields = {f["path"]: f for f in dataset.app_config.color_scheme.fields}
             assert len(fields) == len(dataset.app_config.color_scheme.fields) == 4
-            assert {v["value"] for v in fields["first_failure"]["valueColors"]} == set(failures.CAUSE_COLORS)
+            assert {v["value"] for v in fields["first_failure"]["valueColors"]} == set(CAUSES)
             assert fields["candidates"] == {"path": "candidates", "fieldColor": "#94A3B8"}
             assert fields["good"]["colorByAttribute"] == "first" and fields["good"]["fieldColor"] == "#111111"
         dataset.delete()
 
     def test_every_cause_has_words_and_a_colour(self):
-        from fiftyone_rexseek.metrics.failures import CAUSES
-
         for table in (failures.CAUSE_LABELS, failures.CAUSE_COLORS, failures.CAUSE_MEANINGS):
-            assert tuple(table) == CAUSES
-        assert len(set(failures.CAUSE_COLORS.values())) == len(CAUSES)
+            assert tuple(table) == (*CAUSES, failures.NOT_PREDICTED)
+        assert len(set(failures.CAUSE_COLORS.values())) == len(CAUSES) + 1
+
+
+class TestPeoplesOwnDatasets:
+    """Partly annotated, proposed for one model only, with fields that mean something else."""
+
+    @pytest.fixture
+    def dataset(self, database):
+        dataset = make_dataset(48)
+        yield dataset
+        dataset.delete()
+
+    def test_what_nobody_has_annotated_is_left_out_and_said(self, dataset):
+        before = evaluate_referring(dataset[:40], "good", eval_key="part").report()
+        for sample in dataset[40:].iter_samples(autosave=True):
+            sample["ground_truth"] = None
+        results_ = evaluate_referring(dataset, "good", eval_key="all")
+        assert any("8 samples are left out" in note for note in results_.report()["notes"])
+        assert results_.report()["overall"] == before["overall"]
+        assert dataset.count("all_score") == 40 == results.overview(dataset, results.get_run(dataset, "all")).num_samples
+        assert statistics.load(dataset, "all")["num_samples"] == 40
+        assert statistics.of_stored_run(dataset, "all")["intervals"] == statistics.load(dataset, "part")["intervals"]
+
+    def test_nothing_annotated_is_an_error(self, dataset):
+        dataset.clear_sample_field("ground_truth")
+        with pytest.raises(DataError, match="no sample has ground truth in 'ground_truth'"):
+            evaluate_referring(dataset, "good", eval_key="none")
+        assert not dataset.list_evaluations()
+
+    def test_the_models_own_proposals_count(self, dataset):
+        dataset.add_sample_field("good_candidates", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+        dataset.set_values("good_candidates", [fo.Detections() for _ in dataset])
+        evaluate_referring(dataset, "good", eval_key="own")
+        evaluate_referring(dataset, "good", eval_key="named", candidates_field="candidates")
+        missed = dataset.match(F("own_fn") > 0).exists("own_failure")
+        assert len(missed) and set(missed.values("own_failure")) <= {"no_proposal", "unparsed", "failed"}
+        assert statistics.load(dataset, "own")["ceiling"] is None
+        assert statistics.load(dataset, "named")["ceiling"]["recall"] > 0.5
+
+    def test_candidates_that_were_never_looked_for_are_no_reason(self, dataset):
+        unknown = dataset[:24]
+        for sample in unknown.iter_samples(autosave=True):
+            sample["candidates"] = None
+        evaluate_referring(dataset, "good", eval_key="some")
+        assert "no_proposal" not in unknown.distinct("some_failure")
+        exact = unknown.match((F("some_failure") == "exact") & (F("num_targets") > 0))
+        assert len(exact) and min(exact.values("some_score")) > 0.999  # 0 if there were nobody to choose from
+        with_candidates = dataset.exists("candidates")
+        targets = with_candidates.count("ground_truth.detections")
+        assert statistics.load(dataset, "some")["ceiling"]["num_targets"] == targets
+
+    def test_a_domain_that_is_no_text(self, dataset):
+        dataset.delete_sample_field("domain")
+        dataset.add_sample_field("domain", fo.ListField, subfield=fo.StringField)
+        dataset.set_values("domain", [["a", "b"]] * len(dataset))
+        evaluate_referring(dataset, "good", eval_key="first")
+        evaluate_referring(dataset, "poor", eval_key="second")
+        assert not results.overview(dataset, results.get_run(dataset, "first")).domains
+        assert compare_runs(dataset, ["first", "second"]).num_samples == len(dataset)
+
+    def test_photographs_without_metadata(self, database, tmp_path):
+        Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+        dataset = make_dataset(9, filepaths=[tmp_path / "a.png"])
+        dataset.set_values("metadata", [None] * len(dataset))
+        assert evaluate_referring(dataset, "good").report()["overall"]["count"] > 0
+        assert dataset.distinct("metadata.width") == [64]
+        dataset.delete()
+
+    def test_a_sweep_scores_as_its_run_does(self, dataset):
+        for options in ({"method": "grec", "protocol": "official"}, {"method": "grec", "protocol": "paper"}):
+            run = evaluate_referring(dataset, "good", eval_key="swept", output="all", **options)
+            sweep = statistics.load(dataset, "swept")["sweep"]
+            assert sweep["score"][0] == pytest.approx(run.report()["F1_score"])

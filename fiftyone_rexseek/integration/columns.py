@@ -77,7 +77,7 @@ class Columns:
         sample_ids: FiftyOne ids
         widths, heights: image sizes in pixels
         gt, pred: labels
-        candidates: labels a selector could choose from, or None where the dataset has no such field
+        candidates: labels a selector could choose from, or None where the dataset has no such field or no sample has any in it
         answered: False where there is no answer to score (not predicted, unparsed or failed)
         outcomes: the ``<pred>_outcome`` texts, None where absent
         values: further sample fields asked for, by name; None where absent
@@ -98,6 +98,13 @@ class Columns:
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    def candidate_boxes(self) -> list[np.ndarray] | None:
+        """Boxes a selector could choose from, (n, 4) per sample; the targets' own where a sample's candidates are not known."""
+        if self.candidates is None:
+            return None
+        rows = zip(self.candidates.present, self.candidates.boxes_xyxy, self.gt.boxes_xyxy)
+        return [own if present else targets for present, own, targets in rows]
+
 
 def read_columns(
     samples: SampleCollection,
@@ -115,7 +122,8 @@ def read_columns(
         pred_field: a Detections or Keypoints field
         gt_field: a Detections field
         candidates_field: a Detections field; ignored where the dataset has none
-        value_fields: further sample fields; those that do not exist are columns of None
+        value_fields: further sample fields; those that do not exist are columns of None, as are a ``domain`` and a
+            ``sub_domain`` that are no text
         segmentations: whether to read masks, as RLE
 
     Raises:
@@ -130,8 +138,10 @@ def read_columns(
         candidates_field = None
     outcome_field = f"{pred_field}_outcome" if f"{pred_field}_outcome" in schema else None
     value_fields = list(value_fields)
+    # on people's own datasets these may be anything
+    foreign = {f for f in ("domain", "sub_domain") if f in schema and not isinstance(schema[f], fo.StringField)}
 
-    paths = ["metadata.width", "metadata.height", *(f for f in value_fields if f in schema)]
+    paths = ["metadata.width", "metadata.height", *(f for f in value_fields if f in schema and f not in foreign)]
     paths += [outcome_field] if outcome_field else []
     paths += _label_paths(gt_path, segmentations) + _label_paths(pred_path, segmentations)
     fields = [(gt_field, gt_path, segmentations), (pred_field, pred_path, segmentations)]
@@ -173,6 +183,8 @@ def read_columns(
     answers = (None, "", Outcome.SELECTED.value, Outcome.REJECTED.value)
     answered = [p and o in answers for p, o in zip(columns[pred_field].present, outcomes)]
     candidates = columns[candidates_field] if candidates_field is not None else None
+    if candidates is not None and not any(candidates.present):
+        candidates = None
     return Columns(
         sample_ids,
         widths,

@@ -7,7 +7,8 @@ can be compared; intervals and p-values come from a paired bootstrap over images
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -118,7 +119,7 @@ def pair_cells(comparison: Comparison, pair: Pair, digits: int = 3) -> list[list
     for row in comparison.rows:
         d = pair.differences.get(row.key)
         if d is not None and d.num_samples:
-            interval = f"{d.low:+.{digits}f} to {d.high:+.{digits}f}"
+            interval = "" if math.isnan(d.low) else f"{d.low:+.{digits}f} to {d.high:+.{digits}f}"
             cells.append([row.label, f"{d.difference:+.{digits}f}", interval, p_text(d.p_value)])
     return cells
 
@@ -193,7 +194,7 @@ def compare_runs(
         method=runs[0].method,
         label=runs[0].label,
         protocol=runs[0].protocol,
-        rows=tuple(_row(key, label, runs, terms) for key, label in labels.items()),
+        rows=tuple(_rows(labels, runs, terms, kept, complete)),
         pairs=tuple(pairs),
         num_samples=int(common.sum()),
         num_images=len(set(clusters)),
@@ -223,7 +224,7 @@ def _read(samples, runs: Sequence[Run]) -> dict[Any, list[Any]]:
     project: dict[str, Any] = {
         "image": "$image_id" if has_image_id else "$filepath",
         "file": "$filepath",
-        "domain": "$domain" if dataset.has_sample_field("domain") else {"$literal": None},
+        "domain": "$domain" if statistics.has_domain(dataset) else {"$literal": None},
         "targets": {"$size": {"$ifNull": [f"${runs[0].gt_field}.detections", []]}},
     }
     names: dict[Any, str] = {name: name for name in project}
@@ -293,6 +294,22 @@ def _row(key: str, label: str, runs, terms) -> Row:
         values.append(float(np.sum(above[key][known]) / denominator) if denominator else None)
         used = max(used, int(known.sum()))
     return Row(key, label, tuple(values), used)
+
+
+def _rows(labels: Mapping[str, str], runs, terms, kept, complete: bool) -> Iterator[Row]:
+    """Headline numbers in their order, then the groups.
+
+    Numbers that are no means over samples (METEOR, AP) stand beside each other as the runs found them, where the samples are the
+    same.
+    """
+    of_runs = [{h["key"]: h["value"] for h in own["headlines"]} for own in kept]
+    for h in kept[0]["headlines"]:
+        if h["key"] not in labels and complete and isinstance(h["value"], float):
+            yield Row(h["key"], h["label"], tuple(values.get(h["key"]) for values in of_runs), kept[0]["num_samples"])
+        elif h["key"] in labels:
+            yield _row(h["key"], h["label"], runs, terms)
+    headlines = {h["key"] for h in kept[0]["headlines"]}
+    yield from (_row(key, label, runs, terms) for key, label in labels.items() if key not in headlines)
 
 
 def _pair(a: Run, b: Run, terms, right, clusters, options) -> Pair:

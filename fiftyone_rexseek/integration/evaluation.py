@@ -31,11 +31,12 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 from fiftyone.utils.eval.detection import DetectionEvaluation, DetectionEvaluationConfig, DetectionResults
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from . import documents, statistics
 from .columns import Columns, label_list_path, read_columns
 from .fields import flat_images
 from .schema import add_sample_fields
+from .selections import CANDIDATES
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,8 @@ class ReferringEvaluationConfig(DetectionEvaluationConfig):
         gt_field: Detections with the true targets
         iou: the threshold at which objects are marked tp, fp, fn; fixed by the methods, kept for the App
         protocol: one of ``spec.protocols``; the first by default
-        candidates_field: Detections a selector could choose from
+        candidates_field: Detections a selector could choose from; by default what was proposed for these predictions,
+            ``<pred_field>_candidates``, and ``candidates`` where there is no such field
         **kwargs: the method's options; ``classwise``, ``use_masks`` and ``use_boxes`` are accepted from
             ``evaluate_detections`` and mean nothing here
 
@@ -164,7 +166,7 @@ class ReferringEvaluationConfig(DetectionEvaluationConfig):
         classwise=None,
         custom_metrics=None,
         protocol=None,
-        candidates_field="candidates",
+        candidates_field=None,
         **kwargs,
     ):
         spec = self.spec
@@ -194,6 +196,11 @@ class ReferringEvaluationConfig(DetectionEvaluationConfig):
     def run_cls(self):
         return ReferringEvaluation
 
+    def candidates_of(self, samples: SampleCollection) -> str:
+        """The field with what a selector could choose from, whether or not it exists."""
+        own = f"{self.pred_field}{CANDIDATES}"
+        return self.candidates_field or (own if samples.has_sample_field(own) else "candidates")
+
     def options(self) -> dict[str, Any]:
         """The protocol and the method's own options, as ``score`` gets them."""
         return {"protocol": self.protocol, **{name: getattr(self, name) for name in self.spec.options}}
@@ -222,16 +229,21 @@ class ReferringEvaluation(DetectionEvaluation):
         """Declares the run's fields and scores the samples; called once before :meth:`evaluate`."""
         options = self.config.options()
         pred_path = label_list_path(samples, self.config.pred_field, (fo.Detections, fo.Keypoints))
+        graded = annotated(samples, self.config.gt_field)
         self._columns = read_columns(
-            samples,
+            graded,
             self.config.pred_field,
             self.config.gt_field,
-            candidates_field=self.config.candidates_field,
+            candidates_field=self.config.candidates_of(samples),
             value_fields=[name.replace("{pred}", self.config.pred_field) for name in self.spec.value_fields],
             segmentations=self.spec.needs_segmentations(options, pred_path),
         )
         self._scored = self.spec.score(self._columns, options)
         self._matches = _matches(self._columns, self._scored)
+        if left_out := len(samples) - len(graded):
+            note = f"{left_out:,} samples are left out: their '{self.config.gt_field}' is None, so what is right is not known."
+            logger.warning(note)
+            self._scored.summary.setdefault("notes", []).append(note)
         if eval_key is not None:
             self._declare_fields(samples._dataset, eval_key, dynamic)
         super().register_samples(samples, eval_key, dynamic=dynamic)
@@ -250,7 +262,7 @@ class ReferringEvaluation(DetectionEvaluation):
 
     def evaluate(self, sample_or_frame, eval_key=None):
         """The matches of one sample, as ``(gt_label, pred_label, iou, confidence, gt_id, pred_id)`` tuples."""
-        return self._matches[sample_or_frame.id]
+        return self._matches.get(sample_or_frame.id, [])
 
     def generate_results(self, samples, matches, eval_key=None, classes=None, missing=None, progress=None):
         """Writes the per-sample and per-object fields and returns the :class:`ReferringResults`."""
@@ -394,9 +406,11 @@ def evaluate_referring(
     Evaluation panel and can be loaded, renamed and deleted with its fields. All is written in bulk.
 
     Args:
-        samples: a dataset or view of images; a view grouped by a field stands for all its samples
+        samples: a dataset or view of images; a view grouped by a field stands for all its samples. Image sizes that it does not
+            know yet are read from the files
         pred_field: the predictions; None on a sample means "not predicted" and is counted as missing
-        gt_field: the true targets; an empty Detections means that nobody matches
+        gt_field: the true targets; an empty Detections means that nobody matches, None that nobody has said: such samples
+            are left out
         eval_key: name of the run; None only returns the results
         method: "humanref", "grec", "gres", "greg", or a config class
         protocol: "official" (the authors' evaluator, number for number; the default) or "paper"
@@ -418,6 +432,8 @@ def evaluate_referring(
             f"run {eval_key!r} exists and scored another field, or with another metric", where=samples._dataset.name,
             advice="Choose another eval_key, or delete_evaluation() first.",
         )  # fmt: skip
+    if samples.exists("metadata.width", False).limit(1).count():
+        samples.compute_metadata(skip_failures=True, warn_failures=False, progress=False)
     run.register_run(samples, eval_key)
     try:
         run.register_samples(samples, eval_key)
@@ -429,10 +445,29 @@ def evaluate_referring(
         raise
     if eval_key is not None:
         run.save_run_results(samples, eval_key, results)
-        statistics.of_evaluation(samples, eval_key, run._columns, run._scored, results.headlines, results.summary)
+        graded = samples if config.spec.scores_texts else annotated(samples, gt_field)
+        statistics.of_evaluation(graded, eval_key, run._columns, run._scored, results.headlines, results.summary)
         run.add_fields_to_sidebar_group(samples, eval_key, omit_fields=(pred_field, gt_field))
         samples._dataset.reload()
     return results
+
+
+def annotated(samples: SampleCollection, gt_field: str) -> SampleCollection:
+    """The samples whose ground truth is known, though it may be that nobody matches.
+
+    Raises:
+        ConfigError: there is no such field
+        DataError: there is no such sample
+    """
+    label_list_path(samples, gt_field, (fo.Detections,))
+    known = samples.exists(gt_field)
+    number = len(known)
+    if not number and len(samples):
+        raise DataError(
+            f"no sample has ground truth in {gt_field!r}", where=samples._dataset.name,
+            expected="Detections, empty ones where nobody matches", found="None throughout",
+        )  # fmt: skip
+    return samples if number == len(samples) else known
 
 
 def can_replace(dataset: fo.Dataset, eval_key: str, config: ReferringEvaluationConfig) -> bool:

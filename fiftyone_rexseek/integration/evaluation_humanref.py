@@ -70,9 +70,9 @@ def score(columns: Columns, options: Mapping[str, Any]) -> Scored:
 
 
 def _scores(columns: Columns, rejection, pred, answered, options) -> humanref.SampleScores:
-    candidates = columns.gt.counts if columns.candidates is None else columns.candidates.counts
+    candidates = columns.candidate_boxes()
     common = dict(
-        num_candidates=candidates,
+        num_candidates=columns.gt.counts if candidates is None else [len(c) for c in candidates],
         is_rejection=rejection,
         answered=answered,
         protocol=options["protocol"],
@@ -140,8 +140,7 @@ def _baselines(columns: Columns, rejection: np.ndarray, options: Mapping[str, An
 def _failures(columns: Columns, scores: humanref.SampleScores) -> list[str | None]:
     outcomes = [o or ("selected" if a else None) for o, a in zip(columns.outcomes, columns.answered)]
     if not columns.pred.is_points:
-        candidates = None if columns.candidates is None else columns.candidates.boxes_xyxy
-        causes = failure_causes(columns.gt.boxes_xyxy, columns.pred.boxes_xyxy, outcomes, candidates)
+        causes = failure_causes(columns.gt.boxes_xyxy, columns.pred.boxes_xyxy, outcomes, columns.candidate_boxes())
         return [None if c is None else c.value for c in causes]
     return [
         _point_cause(*counts, outcome)

@@ -7,8 +7,10 @@ from fiftyone import ViewField as F
 
 from ..errors import ConfigError
 from ..metrics.failures import CAUSES
-from .results import Run, evaluated_view, get_run, list_runs, overview
+from .results import Overview, Run, evaluated_view, get_run, list_runs, overview
 
+#: Stands for a scored sample without a cause: there was nothing to judge.
+NOT_PREDICTED = "not_predicted"
 #: What people read.
 CAUSE_LABELS = {
     "exact": "exact",
@@ -21,6 +23,7 @@ CAUSE_LABELS = {
     "no_proposal": "no proposal",
     "unparsed": "unparsed",
     "failed": "failed",
+    NOT_PREDICTED: "not predicted",
 }
 CAUSE_MEANINGS = {
     "exact": "every target chosen and nothing else, or rightly nothing",
@@ -33,6 +36,7 @@ CAUSE_MEANINGS = {
     "no_proposal": "the missed targets are not among the candidates",
     "unparsed": "the model's answer could not be read",
     "failed": "no answer was obtained",
+    NOT_PREDICTED: "nothing was asked, or no answer was imported",
 }
 #: Green is right, warm colours are wrong answers, grey is no answer.
 CAUSE_COLORS = {
@@ -46,21 +50,23 @@ CAUSE_COLORS = {
     "no_proposal": "#0EA5A4",
     "unparsed": "#94A3B8",
     "failed": "#64748B",
+    NOT_PREDICTED: "#334155",
 }
 _OBJECT_COLORS = {"tp": "#22C55E", "fp": "#EF4444", "fn": "#FACC15"}
 
 
 def cause_view(dataset: fo.Dataset, run: Run | str, cause: str) -> fo.DatasetView:
-    """The samples that a run answered wrongly (or rightly: "exact") for one cause."""
+    """The samples that a run answered wrongly (or rightly: "exact") for one cause, or that were "not_predicted" at all."""
     run = get_run(dataset, run) if isinstance(run, str) else run
-    if cause not in CAUSES:
-        raise ConfigError("unknown cause", expected=", ".join(CAUSES), found=cause)
-    return evaluated_view(dataset, run).match(F(run.field("failure")) == cause)
+    if cause not in CAUSE_LABELS:
+        raise ConfigError("unknown cause", expected=", ".join(CAUSE_LABELS), found=cause)
+    stored = None if cause == NOT_PREDICTED else cause
+    return evaluated_view(dataset, run).match(F(run.field("failure")) == stored)
 
 
-def unanswered_view(dataset: fo.Dataset, run: Run) -> fo.DatasetView:
-    """The samples on which nothing was predicted at all."""
-    return evaluated_view(dataset, run).match(F(run.field("failure")) == None)  # noqa: E711 - an expression
+def counts_by_cause(overview: Overview) -> dict[str, int]:
+    """How many of the scored samples have each cause, those that were not predicted among them; they add up to all."""
+    return {**overview.causes, **({NOT_PREDICTED: overview.unanswered} if overview.unanswered else {})}
 
 
 def save_cause_views(dataset: fo.Dataset, run: Run | str) -> list[str]:
@@ -70,7 +76,7 @@ def save_cause_views(dataset: fo.Dataset, run: Run | str) -> list[str]:
         the names of the saved views
     """
     run = get_run(dataset, run) if isinstance(run, str) else run
-    counts = overview(dataset, run).causes
+    counts = counts_by_cause(overview(dataset, run))
     saved = set(dataset.list_saved_views())
     names = []
     for cause, label in CAUSE_LABELS.items():
@@ -94,7 +100,7 @@ def color_by_cause(dataset: fo.Dataset, run: Run | str) -> None:
     field = run.field("failure")
     scheme = dataset.app_config.color_scheme or fo.ColorScheme()
     kept = [f for f in scheme.fields or () if f.get("path") not in (field, run.pred_field, run.gt_field)]
-    by_cause = [{"value": cause, "color": color} for cause, color in CAUSE_COLORS.items()]
+    by_cause = [{"value": cause, "color": CAUSE_COLORS[cause]} for cause in CAUSES]
     by_match = [{"value": value, "color": color} for value, color in _OBJECT_COLORS.items()]
     kept.append({"path": field, "colorByAttribute": "value", "valueColors": by_cause})
     for path in (run.pred_field, run.gt_field):

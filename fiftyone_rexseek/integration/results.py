@@ -147,7 +147,7 @@ def overview(dataset: fo.Dataset, run: Run) -> Overview:
         "score": score,
         "success": f"${success}" if success else None,
         "failure": f"${failure}" if failure else None,
-        "domain": "$domain" if dataset.has_sample_field("domain") else None,
+        "domain": "$domain" if statistics.has_domain(dataset) else None,
         "targets": {"$switch": {"branches": _target_branches(targets), "default": ">10"}},
     }
     position = {"$floor": {"$multiply": ["$score", NUM_BINS]}}

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .failures import CAUSE_COLORS, CAUSE_LABELS, CAUSE_MEANINGS
+from .failures import CAUSE_COLORS, CAUSE_LABELS, CAUSE_MEANINGS, counts_by_cause
 from .results import NUM_BINS, Group, Overview
 
 ACCENT, SECOND = "#FF6D04", "#38BDF8"
@@ -96,13 +96,13 @@ def histogram_figure(counts: Sequence[int]) -> Figure:
 
 def shown_causes(overview: Overview) -> list[tuple[str, int]]:
     """The causes of the figure with their counts, in its order from bottom to top: rarest first."""
-    return sorted(overview.causes.items(), key=lambda item: item[1])
+    return sorted(counts_by_cause(overview).items(), key=lambda item: item[1])
 
 
 def cause_figure(overview: Overview) -> Figure:
     """How many samples have each cause."""
     causes = shown_causes(overview)
-    total = sum(overview.causes.values()) or 1
+    total = sum(count for _, count in causes) or 1
     trace = {
         "type": "bar",
         "orientation": "h",

@@ -51,6 +51,11 @@ def target_group(num_targets: int) -> str:
     raise ValueError(f"num_targets is {num_targets}, expected 0 or more")
 
 
+def has_domain(samples) -> bool:
+    """Whether samples have a ``domain`` to group by: on people's own datasets a field of that name may be anything."""
+    return isinstance(samples.get_field("domain"), fo.StringField)
+
+
 def clusters_of(samples, image_ids: Sequence[Any] | None = None) -> list[Any]:
     """What is resampled: the image of each sample, by ``image_id`` where there is one, else by file."""
     if image_ids is None and samples.has_sample_field("image_id"):
@@ -122,7 +127,7 @@ def compute(
         "summary": dict(summary),
         "sub_domain_owner": dict(label_groups(domains, columns.values.get("sub_domain", [None] * len(columns)))),
         "intervals": {name: _interval(i) for name, i in intervals.items() if i.num_samples},
-        "sweep": _sweep(columns, method),
+        "sweep": _sweep(columns, method, summary),
         "ceiling": _ceiling(columns),
     }
 
@@ -142,11 +147,20 @@ def _interval(i: Interval) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}
 
 
-def _sweep(columns: Columns, method: str) -> dict[str, Any] | None:
+def _sweep(columns: Columns, method: str, summary: Mapping[str, Any]) -> dict[str, Any] | None:
     scores = columns.pred.scores
     if method not in OBJECTIVES or columns.pred.is_points or not any(c is not None for row in scores for c in row):
         return None
-    sweep = threshold_sweep(columns.gt.boxes_xyxy, columns.pred.boxes_xyxy, scores, method=method)
+    candidates = columns.candidate_boxes()
+    answered = columns.answered
+    rows = [columns.gt.boxes_xyxy, columns.pred.boxes_xyxy, scores, answered, candidates or columns.gt.boxes_xyxy]
+    if (summary.get("missing") or {}).get("policy") == "skip":
+        rows = [[v for v, a in zip(row, answered) if a] for row in rows]
+    targets, predictions, scores, answered, candidates = rows
+    sweep = threshold_sweep(
+        targets, predictions, scores, method=method, protocol=summary.get("protocol", "official"), answered=answered,
+        num_candidates=[len(c) for c in candidates],
+    )  # fmt: skip
     curves = {n: getattr(sweep, n).tolist() for n in ("thresholds", "precision", "recall", "score")}
     return {"objective": sweep.objective, "best": sweep.best, **curves}
 
@@ -154,7 +168,9 @@ def _sweep(columns: Columns, method: str) -> dict[str, Any] | None:
 def _ceiling(columns: Columns) -> dict[str, Any] | None:
     if columns.candidates is None or not columns.candidates.counts.any():
         return None
-    found = proposal_recall(columns.gt.boxes_xyxy, columns.candidates.boxes_xyxy)
+    known = columns.candidates.present
+    targets, candidates = ([b for b, k in zip(c.boxes_xyxy, known) if k] for c in (columns.gt, columns.candidates))
+    found = proposal_recall(targets, candidates)
     if not found.num_targets:
         return None
     return {
@@ -179,6 +195,8 @@ def of_stored_run(dataset: fo.Dataset, eval_key: str) -> dict[str, Any]:
     config = dataset.get_evaluation_info(eval_key).config
     results = dataset.load_evaluation_results(eval_key)
     samples = dataset.load_evaluation_view(eval_key)
+    if not config.spec.scores_texts:
+        samples = samples.exists(config.gt_field)  # what was evaluated
     columns = _columns(samples, config)
     names = [s for s in config.spec.fields if dataset.has_sample_field(f"{eval_key}_{s}") and s != "failure"]
     fields = dict(zip(names, samples.values([f"{eval_key}_{s}" for s in names]))) if names else {}
@@ -191,7 +209,7 @@ def of_stored_run(dataset: fo.Dataset, eval_key: str) -> dict[str, Any]:
 def _columns(samples, config) -> Columns:
     if isinstance(samples.get_field(config.pred_field), fo.StringField):  # generated texts
         return read_texts(samples, config)
-    return read_columns(samples, config.pred_field, config.gt_field, candidates_field=config.candidates_field)
+    return read_columns(samples, config.pred_field, config.gt_field, candidates_field=config.candidates_of(samples))
 
 
 def run_id(dataset: fo.Dataset, eval_key: str) -> str:

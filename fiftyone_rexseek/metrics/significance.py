@@ -19,7 +19,10 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean (or ratio of sums) with its bootstrap percentile interval; NaN where nothing could be scored."""
+    """A mean (or ratio of sums) with its bootstrap percentile interval; NaN where nothing could be scored.
+
+    The interval is NaN too where there is one cluster only, which says nothing about others.
+    """
 
     value: float
     low: float
@@ -36,7 +39,8 @@ class PairedBootstrap:
     Attributes:
         difference: score of A minus score of B
         low, high: percentile interval of the difference
-        p_value: two-sided; how often a resample falls on the other side of no difference, doubled
+        p_value: two-sided; how often a resample falls on the other side of no difference, doubled. Never below what a sign
+            test could reach with so many clusters, ``2 ** (1 - num_clusters)``: resamples of two images that agree all agree
         confidence: of the interval
         num_samples, num_clusters: what was compared (samples that only one system scored are left out)
     """
@@ -101,9 +105,9 @@ def _ratio(numerator, denominator):
         return np.where(denominator != 0, numerator / denominator, np.nan)
 
 
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+def _percentiles(values: np.ndarray, confidence: float, num_clusters: int) -> tuple[float, float]:
     values = values[~np.isnan(values)]
-    if not len(values):
+    if not len(values) or num_clusters < 2:
         return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
@@ -142,7 +146,7 @@ def bootstrap_interval(
     if not scored.any():
         return Interval(nan, nan, nan, confidence, 0, 0)
     sums, n_clusters = _resampled_sums([numerator[scored], denominator[scored]], codes[scored], n_resamples, seed)
-    low, high = _percentiles(_ratio(sums[0], sums[1]), confidence)
+    low, high = _percentiles(_ratio(sums[0], sums[1]), confidence, n_clusters)
     value = float(_ratio(numerator[scored].sum(), denominator[scored].sum()))
     return Interval(value, low, high, confidence, int(scored.sum()), n_clusters)
 
@@ -197,11 +201,11 @@ def paired_bootstrap(
 def _paired(difference, differences, confidence, num_samples, num_clusters) -> PairedBootstrap:
     """Interval and p-value from the differences of all resamples."""
     differences = differences[~np.isnan(differences)]
-    low, high = _percentiles(differences, confidence)
+    low, high = _percentiles(differences, confidence, num_clusters)
     # rounding noise around an exact tie is no evidence for either side
     tie = 1e-12
     tail = min((differences <= tie).sum(), (differences >= -tie).sum())
-    p_value = min(1.0, 2.0 * (int(tail) + 1) / (len(differences) + 1))
+    p_value = min(1.0, max(2.0 * (int(tail) + 1) / (len(differences) + 1), 2.0 ** (1 - num_clusters)))
     return PairedBootstrap(difference, low, high, p_value, confidence, num_samples, num_clusters)
 
 
@@ -253,9 +257,10 @@ def bootstrap_intervals(
         if not scored.any():
             result[name] = Interval(nan, nan, nan, confidence, 0, 0)
             continue
-        low, high = _percentiles(_ratio(sums[2 * i], sums[2 * i + 1]), confidence)
+        num_clusters = len(np.unique(codes[scored]))
+        low, high = _percentiles(_ratio(sums[2 * i], sums[2 * i + 1]), confidence, num_clusters)
         value = float(_ratio(stacked[2 * i].sum(), stacked[2 * i + 1].sum()))
-        result[name] = Interval(value, low, high, confidence, int(scored.sum()), len(np.unique(codes[scored])))
+        result[name] = Interval(value, low, high, confidence, int(scored.sum()), num_clusters)
     return result
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .humanref import density_f1
 from .matching import Boxes, match_best_first, match_in_answer_order
 
 #: How the number that picks the best threshold is called, per method.
@@ -50,6 +51,9 @@ def threshold_sweep(
     confidences: Sequence[Sequence[float]],
     *,
     method: str = "humanref",
+    protocol: str = "official",
+    answered: Sequence[bool] | None = None,
+    num_candidates: Sequence[int] | None = None,
     iou_threshold: float = 0.5,
     thresholds: Sequence[float] | None = None,
 ) -> Sweep:
@@ -59,7 +63,11 @@ def threshold_sweep(
         answers, predictions: one list of absolute ``xyxy`` boxes per sample
         confidences: one number per predicted box; NaN or None counts as 1 (never cut)
         method: ``"humanref"`` (DensityF1 over the samples that have targets; greedy in answer order) or ``"grec"``
-            (Pr@(F1=1) over all samples; greedy best pair first). Plain IoU in both
+            (Pr@(F1=1) over all samples; greedy best pair first)
+        protocol: "official" or "paper", as the methods know them: GREC's official one matches by generalized IoU, HumanRef's
+            paper has another penalty
+        answered: False where there is no answer, which is never right; by default all are answered
+        num_candidates: per sample, for the penalty of HumanRef's paper; by default the number of targets
         iou_threshold: IoU from which a match counts
         thresholds: the cuts; by default 0 to 1 in steps of 0.05
 
@@ -76,34 +84,39 @@ def threshold_sweep(
     confidence = np.array([np.nan if c is None else c for row in confidences for c in row], dtype=np.float64)
     confidence = np.where(np.isnan(confidence), 1.0, confidence)
     sample_of = np.repeat(np.arange(len(pred)), pred.counts)
-    match = match_in_answer_order if method == "humanref" else match_best_first
+    has_answer = np.ones(len(gt), dtype=bool) if answered is None else np.asarray(answered, dtype=bool)
+    persons = gt.counts if num_candidates is None else np.asarray(num_candidates, dtype=np.int64)
+    generalized = protocol == "official"
 
     rows = []
     for cut in cuts:
         kept = confidence >= cut
         counts = np.bincount(sample_of[kept], minlength=len(pred)).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        hits = match(gt, Boxes(pred.xyxy[kept], counts, offsets), iou_threshold).num_matches[0]
+        boxes = Boxes(pred.xyxy[kept], counts, offsets)
+        if method == "humanref":
+            hits = match_in_answer_order(gt, boxes, iou_threshold).num_matches[0]
+            score = _density_f1(hits, gt.counts, counts, persons, protocol)
+        else:
+            hits = match_best_first(gt, boxes, iou_threshold, generalized=generalized).num_matches[0]
+            score = float(np.mean((hits == gt.counts) & (hits == counts) & has_answer)) if len(gt) else 0.0
         total = hits.sum()
         rows.append(
             (
                 total / counts.sum() if counts.sum() else 1.0,
                 total / gt.counts.sum() if gt.counts.sum() else 1.0,
-                _density_f1(hits, gt.counts, counts) if method == "humanref" else _pr_f1(hits, gt.counts, counts),
+                score,
             )
         )
     precision, recall, score = np.array(rows).T
     return Sweep(OBJECTIVES[method], cuts, precision, recall, score)
 
 
-def _density_f1(hits: np.ndarray, answers: np.ndarray, kept: np.ndarray) -> float:
+def _density_f1(hits: np.ndarray, answers: np.ndarray, kept: np.ndarray, persons: np.ndarray, protocol: str) -> float:
+    """Mean over the samples that have targets; a sample of which nothing is kept has 0, as a missing answer has."""
     targeted = answers > 0
     if not targeted.any():
         return 0.0
-    hits, answers, kept = hits[targeted], answers[targeted], kept[targeted]
-    f1 = 2 * hits / (answers + kept)
-    return float(np.mean(f1 * np.minimum(1, answers / np.maximum(kept, 1))))
-
-
-def _pr_f1(hits: np.ndarray, answers: np.ndarray, kept: np.ndarray) -> float:
-    return float(np.mean((hits == answers) & (hits == kept))) if len(hits) else 0.0
+    hits, answers, kept, persons = hits[targeted], answers[targeted], kept[targeted], persons[targeted]
+    precision = hits / np.maximum(kept, 1)
+    return float(np.mean(density_f1(precision, hits / answers, answers, kept, persons, protocol)))
