@@ -64,6 +64,18 @@ def test_grec_runs_compared(dataset):
     assert found["rows"][0]["label"] == "Pr@(F1=1)" and found["rows"][0]["difference"].startswith(("+", "-"))
 
 
+def test_numbers_that_are_no_means_stand_beside_each_other(dataset):
+    found = comparison.compare_runs(dataset, ["rec", "rec2"])
+    keys = [row.key for row in found.rows]
+    assert keys[:4] == ["pr_f1", "t_acc", "n_acc", "ap"]  # the order of the headlines
+    stored = [
+        {h["key"]: h["value"] for h in dataset.load_evaluation_results(key).headlines}["ap"] for key in ("rec", "rec2")
+    ]
+    assert found.rows[3].values == tuple(stored) and "ap" not in found.pairs[0].differences
+    # of other samples AP would have to be computed again
+    assert "ap" not in [row.key for row in comparison.compare_runs(dataset[:30], ["rec", "rec2"]).rows]
+
+
 def test_ratio_of_sums_has_an_interval():
     headlines = [{"key": "ciou", "label": "cIoU", "value": 0.5, "ratio_of": ["intersection", "union"], "mean_of": None}]
     above, below = statistics.headline_terms(headlines, {"intersection": [1, None, 3], "union": [2, None, 6]})
