@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.integration import curation
 from fiftyone_rexseek.integration.describe import describe_targets
 from fiftyone_rexseek.integration.reset import inventory, reset
 from fiftyone_rexseek.models.description import Description
@@ -209,3 +210,28 @@ def test_reset_refuses_what_is_not_its_own(dataset):
         with pytest.raises(ConfigError, match="nothing of this project"):
             reset(dataset, **wrong)
     assert dataset.has_sample_field("ground_truth") and len(dataset) == 4
+
+
+def test_views_of_a_comparison_go_with_either_run(dataset):
+    from fiftyone_rexseek import evaluate_referring
+
+    for key in ("a", "b", "c"):
+        evaluate_referring(dataset, "model", eval_key=key)
+    names = ["a right, b wrong", "c right, a wrong", "b right, c wrong"]
+    for name in (*names, "b right, nobody wrong"):
+        dataset.save_view(name, dataset.limit(1))
+    assert sorted(inventory(dataset).views) == sorted(names)
+    assert sorted(reset(dataset, evaluations=["a"]).views) == sorted(names[:2])
+    assert dataset.list_saved_views() == ["b right, c wrong", "b right, nobody wrong"]
+
+
+def test_accepted_predictions_are_undone_without_their_tag_and_other_fields_stay(dataset):
+    before = kept(dataset)
+    dataset.add_sample_field("candidates_source", fo.StringField)
+    dataset.set_values("candidates_source", ["a detector"] * len(dataset))
+    curation.accept_prediction(dataset, "candidates")
+    dataset.untag_samples(curation.ACCEPTED_TAG)
+    assert inventory(dataset).accepted == ("ground_truth",)
+    reset(dataset, accepted=["ground_truth"])
+    assert kept(dataset) == before and not inventory(dataset).accepted
+    assert not [name for name in dataset.get_field_schema() if name.startswith("ground_truth_")]

@@ -6,25 +6,30 @@ Nothing here deletes. Accepting a prediction as ground truth keeps the ground tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import fiftyone as fo
+import fiftyone.core.media as fom
 import numpy as np
 from fiftyone import ViewField as F
 
 from ..errors import ConfigError
 from ..metrics.matching import match_best_first
 from ..referring import Outcome
-from .fields import flat_images, require_detections
+from . import documents
+from .fields import detections_fields, flat_images, require_detections
 from .presentation import targets_in_words
 
 #: Tag of samples a person should look at.
 REVIEW_TAG = "review"
-#: Tag of samples whose ground truth is an accepted prediction.
+#: Tag of samples whose ground truth is an accepted prediction, for people; :data:`ACCEPTED_SUFFIX` is what counts.
 ACCEPTED_TAG = "accepted prediction"
 #: Suffix of the field that keeps the ground truth of the source once a prediction was accepted in its place.
 SOURCE_SUFFIX = "_source"
+#: Suffix of the field that says whether it was: of every ground truth field, and nobody takes it off like a tag.
+ACCEPTED_SUFFIX = "_accepted"
 
 _Collection = fo.core.collections.SampleCollection
 
@@ -151,20 +156,42 @@ def tag_for_review(samples: _Collection, tag: str = REVIEW_TAG) -> int:
     return count
 
 
+def accepted_fields(dataset: fo.Dataset) -> list[str]:
+    """Names of the ground truth fields in which predictions were accepted, now or before."""
+    names = detections_fields(dataset)
+    return [field for field in names if field + SOURCE_SUFFIX in names]
+
+
+def stored_samples(dataset: fo.Dataset, ids: Sequence[str]) -> fo.DatasetView:
+    """The samples of these ids with everything that is stored, whatever a view hides; of a grouped dataset, of any slice."""
+    images = dataset.select_group_slices(media_type=fom.IMAGE) if dataset.media_type == fom.GROUP else dataset
+    return images.select(list(ids))
+
+
+def accepted_samples(samples: _Collection, gt_field: str = "ground_truth") -> fo.DatasetView:
+    """Those of the samples whose ground truth in this field is an accepted prediction, with everything that is stored."""
+    samples = flat_images(samples)
+    marked = F(gt_field + ACCEPTED_SUFFIX) == True  # noqa: E712
+    # datasets of earlier versions have no marker
+    return stored_samples(samples._dataset, samples.values("id")).match(marked | F(gt_field + SOURCE_SUFFIX).exists())
+
+
 def accept_prediction(samples: _Collection, pred_field: str, gt_field: str = "ground_truth") -> int:
     """Makes the prediction the ground truth of these samples; :func:`undo_accept` takes it back.
 
-    The ground truth of the source is kept in ``<gt_field>_source`` the first time, and never overwritten there. An empty
-    prediction is accepted as "nobody matches"; samples without an answer (None, unparsed, failed) are left alone.
-    Evaluations made before keep the old scores until they are run again.
+    Of the prediction, what the view shows is accepted; the ground truth is replaced as a whole, with what the view hides.
+    That of the source is kept in ``<gt_field>_source`` the first time, and never overwritten there;
+    ``<gt_field>_accepted`` says of which samples. An empty prediction is accepted as "nobody matches"; samples without an
+    answer (None, unparsed, failed) are left alone. Evaluations made before keep the old scores until they are run again.
 
     Returns:
         the number of samples changed
     """
+    samples = flat_images(samples)
     require_detections(samples, pred_field)
     require_detections(samples, gt_field)
     dataset = samples._dataset
-    source_field = gt_field + SOURCE_SUFFIX
+    source_field, marker = gt_field + SOURCE_SUFFIX, gt_field + ACCEPTED_SUFFIX
     if not dataset.has_sample_field(source_field):
         dataset.add_sample_field(
             source_field,
@@ -172,48 +199,64 @@ def accept_prediction(samples: _Collection, pred_field: str, gt_field: str = "gr
             embedded_doc_type=fo.Detections,
             description="Ground truth as the source has it, kept while an accepted prediction stands in its place",
         )
+    require_detections(dataset, source_field)
+    if not dataset.has_sample_field(marker):
+        dataset.add_sample_field(marker, fo.BooleanField, description="Whether the ground truth is an accepted prediction")
     view = samples.exists(pred_field)
     if dataset.has_sample_field(f"{pred_field}_outcome"):
         unanswered = [str(o) for o in Outcome if not o.is_answer]
         view = view.match(~F(f"{pred_field}_outcome").is_in(unanswered))
-    changed = 0
-    for sample in view.select_fields([pred_field, gt_field, source_field, "tags"]).iter_samples(autosave=True):
-        if ACCEPTED_TAG not in sample.tags:
-            sample[source_field] = sample[gt_field]  # None stays None: nothing is known about the sample
-            sample.tags.append(ACCEPTED_TAG)
-        accepted = [_copy(d) for d in sample[pred_field].detections]
-        sample[gt_field] = fo.Detections(detections=accepted)
-        changed += 1
-    _recount(view, gt_field)
-    return changed
+    # all of it before anything is written: the view may depend on what is
+    paths = [f"{pred_field}.detections.{name}" for name in ("label", "bounding_box", "mask", "mask_path")]
+    accepted = {
+        str(d["_id"]): [_copy(label) for label in d[pred_field].get("detections") or ()]
+        for d in documents.read_documents(view, paths)
+    }
+    stored = documents.read_documents(stored_samples(dataset, accepted), [gt_field, source_field, marker, "tags"])
+    with documents.SampleUpdater(dataset) as updater:
+        for document in stored:
+            id_, tags = str(document["_id"]), document.get("tags") or []
+            values = {gt_field: documents.detections_document(accepted[id_]), marker: True}
+            if not document.get(marker) and document.get(source_field) is None:
+                values[source_field] = document.get(gt_field)  # None stays None: nothing is known about the sample
+            if ACCEPTED_TAG not in tags:
+                values["tags"] = [*tags, ACCEPTED_TAG]
+            updater.set(id_, values)
+    _recount(dataset, list(accepted), gt_field)
+    return len(accepted)
 
 
 def undo_accept(samples: _Collection, gt_field: str = "ground_truth") -> int:
     """Brings back the ground truth of the source where a prediction was accepted; returns the number of samples."""
-    source_field = gt_field + SOURCE_SUFFIX
-    if not samples._dataset.has_sample_field(source_field):
+    source_field, marker = gt_field + SOURCE_SUFFIX, gt_field + ACCEPTED_SUFFIX
+    dataset = samples._dataset
+    if gt_field not in accepted_fields(dataset):
         return 0
-    view = samples.match_tags(ACCEPTED_TAG)
-    ids = view.values("id")
-    for sample in view.select_fields([gt_field, source_field, "tags"]).iter_samples(autosave=True):
-        sample[gt_field] = sample[source_field]
-        sample[source_field] = None
-        sample.tags.remove(ACCEPTED_TAG)
-    _recount(samples.select(ids), gt_field)
+    emptied = dict.fromkeys(name for name in (source_field, marker) if dataset.has_sample_field(name))
+    others = [field + ACCEPTED_SUFFIX for field in accepted_fields(dataset) if field != gt_field]
+    ids = accepted_samples(samples, gt_field).values("id")
+    stored = documents.read_documents(stored_samples(dataset, ids), [source_field, "tags", *others])
+    with documents.SampleUpdater(dataset) as updater:
+        for document in stored:
+            values = {gt_field: document.get(source_field), **emptied}
+            if not any(document.get(other) for other in others):
+                values["tags"] = [tag for tag in document.get("tags") or () if tag != ACCEPTED_TAG]
+            updater.set(str(document["_id"]), values)
+    _recount(dataset, ids, gt_field)
     return len(ids)
 
 
-def _copy(detection: fo.Detection) -> fo.Detection:
+def _copy(detection: Mapping[str, Any]) -> dict[str, Any]:
     # a new id, and nothing that says how the prediction was once scored
-    return fo.Detection(
-        label=detection.label, bounding_box=detection.bounding_box, mask=detection.mask, mask_path=detection.mask_path
-    )
+    copy = documents.detection_document(detection.get("label"), detection.get("bounding_box") or ())
+    return copy | {name: detection[name] for name in ("mask", "mask_path") if detection.get(name) is not None}
 
 
-def _recount(samples: _Collection, gt_field: str) -> None:
-    if gt_field == "ground_truth" and samples._dataset.has_sample_field("num_targets"):
+def _recount(dataset: fo.Dataset, ids: list[str], gt_field: str) -> None:
+    if gt_field == "ground_truth" and dataset.has_sample_field("num_targets"):
+        samples = stored_samples(dataset, ids)
         labels = samples.values(f"{gt_field}.detections.id")
         counts = [None if own is None else len(own) for own in labels]
         samples.set_values("num_targets", counts)
-        if samples._dataset.has_sample_field("target_summary"):
+        if dataset.has_sample_field("target_summary"):
             samples.set_values("target_summary", [None if n is None else targets_in_words(n) for n in counts])

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from itertools import permutations
 
 import fiftyone as fo
 
 from ..errors import ConfigError
-from .curation import REVIEW_TAG, SOURCE_SUFFIX, undo_accept
+from .curation import ACCEPTED_SUFFIX, REVIEW_TAG, SOURCE_SUFFIX, accepted_fields, undo_accept
 from .evaluation import METHODS
 from .quality import QUALITY_TAG
 from .quality import VIEW as QUALITY_VIEW
@@ -37,7 +38,7 @@ class Inventory:
         predictions: prediction fields, without the companions that go with them
         evaluations: keys of evaluation runs
         runs: keys of other runs (``apply_...``, ``describe_...``)
-        views: saved views of evaluations and quality checks
+        views: saved views of evaluations, of comparisons of two and of quality checks
         tags: tags of quality checks and of review
         accepted: ground truth fields in which predictions were accepted
     """
@@ -68,16 +69,14 @@ def inventory(dataset: fo.Dataset) -> Inventory:
     """Everything that :func:`reset` could remove."""
     runs = tuple(key for key in dataset.list_runs() if _run_method(dataset, key) in RUN_METHODS)
     evaluations = tuple(key for key in dataset.list_evaluations() if _is_ours(dataset, key))
-    prefixes = tuple(f"{key}: " for key in evaluations)
     schema = dataset.get_field_schema()
-    accepted = [name[: -len(SOURCE_SUFFIX)] for name in schema if name.endswith(SOURCE_SUFFIX)]
     return Inventory(
         predictions=tuple(name for name in schema if _is_prediction(dataset, name, runs)),
         evaluations=evaluations,
         runs=runs,
-        views=tuple(n for n in dataset.list_saved_views() if n == QUALITY_VIEW or n.startswith(prefixes)),
+        views=tuple(n for n in dataset.list_saved_views() if n == QUALITY_VIEW or _keys_of_view(n, evaluations)),
         tags=tuple(t for t in dataset.distinct("tags") if t == REVIEW_TAG or t.partition(":")[0] == QUALITY_TAG),
-        accepted=tuple(name for name in accepted if name in schema),
+        accepted=tuple(accepted_fields(dataset)),
     )
 
 
@@ -118,13 +117,13 @@ def reset(
             )
     wanted["evaluations"] = _with(wanted["evaluations"], _evaluations_of(dataset, found, wanted["predictions"]))
     wanted["runs"] = _with(wanted["runs"], [r for r in found.runs if r.partition("_")[2] in wanted["predictions"]])
-    stale = tuple(f"{key}: " for key in wanted["evaluations"])
-    wanted["views"] = _with(wanted["views"], [v for v in found.views if stale and v.startswith(stale)])
+    stale = [v for v in found.views if _keys_of_view(v, found.evaluations) & set(wanted["evaluations"])]
+    wanted["views"] = _with(wanted["views"], stale)
 
     for field in wanted["accepted"]:
         undo_accept(dataset, field)
-        if not len(dataset.exists(field + SOURCE_SUFFIX)):  # somebody may have taken the tag off by hand
-            dataset.delete_sample_field(field + SOURCE_SUFFIX)
+        own = [field + suffix for suffix in (SOURCE_SUFFIX, ACCEPTED_SUFFIX)]
+        dataset.delete_sample_fields([name for name in own if dataset.has_sample_field(name)])
     for key in wanted["evaluations"]:
         dataset.delete_evaluation(key)
     for key in wanted["runs"]:
@@ -167,6 +166,12 @@ def _run_method(dataset: fo.Dataset, key: str) -> str | None:
 
 def _is_ours(dataset: fo.Dataset, key: str) -> bool:
     return getattr(dataset.get_evaluation_info(key).config, "method", None) in METHODS
+
+
+def _keys_of_view(name: str, evaluations: tuple[str, ...]) -> set[str]:
+    """The evaluations that a saved view shows: one by cause (``"a: missed"``), or two (``"a right, b wrong"``)."""
+    own = {key for key in evaluations if name.startswith(f"{key}: ")}
+    return own.union(*(pair for pair in permutations(evaluations, 2) if name == "{} right, {} wrong".format(*pair)))
 
 
 def _evaluations_of(dataset: fo.Dataset, found: Inventory, predictions: tuple[str, ...]) -> list[str]:
