@@ -91,6 +91,13 @@ def test_other_settings_are_not_a_resumption(dataset):
     assert dataset.values("p.detections.label")[0] == ["person", "person"]
 
 
+def test_answers_of_unknown_origin_are_asked_again(dataset):
+    apply_expressions(dataset, FakeSelector(), "p")
+    dataset.delete_run("apply_p")
+    assert apply_expressions(dataset, FakeSelector(), "p", label="person").num_skipped == 0
+    assert dataset.values("p.detections.label")[0] == ["person", "person"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, AssertionError])
 def test_an_interrupted_run_loses_nothing_and_goes_on(dataset, error):
     class Interrupted(FakeSelector):

@@ -270,12 +270,14 @@ def _answered(samples, label_field: str, run_key: str, settings: dict) -> set[st
     if not samples.has_sample_field(label_field + OUTCOME):
         return set()
     dataset = samples._dataset
-    if run_key in dataset.list_runs():
-        config = dataset.get_run_info(run_key).config
-        differs = [k for k, v in settings.items() if getattr(config, k, None) != v]
-        if differs:
-            logger.warning("field %r: other %s than the earlier run; all samples are asked again", label_field, ", ".join(differs))
-            return set()
+    if run_key not in dataset.list_runs():
+        # answers of which nobody knows who gave them, such as those of a prediction file
+        return set()
+    config = dataset.get_run_info(run_key).config
+    differs = [k for k, v in settings.items() if getattr(config, k, None) != v]
+    if differs:
+        logger.warning("field %r: other %s than the earlier run; all samples are asked again", label_field, ", ".join(differs))
+        return set()
     ids, outcomes = samples.values(["id", label_field + OUTCOME])
     return {i for i, outcome in zip(ids, outcomes) if outcome is not None and outcome != Outcome.FAILED.value}
 
