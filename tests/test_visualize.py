@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from fiftyone_rexseek.errors import ConfigError
+from fiftyone_rexseek.integration import visualize
 from fiftyone_rexseek.integration.visualize import GROUND_TRUTH_COLOR, PREDICTION_COLOR, save_annotated
 
 
@@ -51,3 +52,18 @@ def test_fields_are_checked_before_anything_is_written(dataset, tmp_path):
     with pytest.raises(ConfigError, match="expression"):
         save_annotated(dataset, tmp_path / "out", ["expression"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_box_without_a_label_is_drawn(dataset, tmp_path):
+    first = dataset.first()
+    first["pred"].detections[0].label = None
+    first.save()
+    assert len(save_annotated(dataset, tmp_path / "out", ["pred"]).paths) == 2
+
+
+def test_letters_that_pillow_does_not_bring_are_those_of_the_system():
+    if visualize._font(20, False).getname() == visualize._font(20, True).getname():
+        pytest.skip("no font of the system was found")
+    picture = Image.new("RGB", (200, 100))
+    first, second = (np.asarray(visualize.draw_annotated(picture, [], text)) for text in ("\u0436", "\u0448"))
+    assert not np.array_equal(first, second), "two letters, not two empty boxes"

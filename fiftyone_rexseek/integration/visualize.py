@@ -11,6 +11,7 @@ import logging
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import fiftyone as fo
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 #: Colours of the first two layers; further ones are spread over the hue circle.
 GROUND_TRUTH_COLOR, PREDICTION_COLOR = (22, 163, 74), (255, 109, 4)
 _OUTCOME_TEXT = {"rejected": "nobody matches", "unparsed": "answer could not be read", "failed": "no answer"}
+
+#: Fonts of many scripts, wherever the system keeps them; Pillow's own has Latin letters only.
+_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf")
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,13 @@ class SavedPictures:
     failed: dict[str, str]
 
 
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+@lru_cache(maxsize=16)
+def _font(size: int, is_ascii: bool) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    for name in () if is_ascii else _FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
     return ImageFont.load_default(size)
 
 
@@ -74,7 +84,7 @@ def draw_annotated(image: Image.Image, layers: Sequence[Layer], title: str = "")
     """
     canvas = image.convert("RGB")
     unit = max(1, round(min(canvas.size) / 200))
-    font = _font(max(10, 6 * unit))
+    font = _font(max(10, 6 * unit), all(caption.isascii() for layer in layers for caption in layer.captions))
     for layer in layers:
         for mask in layer.masks or ():
             if mask is not None:
@@ -104,8 +114,9 @@ def _caption(draw: ImageDraw.ImageDraw, corner, text: str, font, color) -> None:
 
 def _with_title(image: Image.Image, title: str) -> Image.Image:
     size = max(12, image.width // 32)
-    font = _font(size)
-    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, max(12, int(image.width / size * 1.9)))]
+    font = _font(size, title.isascii())
+    letter = max(font.getlength(title.replace("\n", " ")) / len(title), size / 2)  # those of some scripts are twice as wide as Latin ones
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, max(12, int(image.width / letter * 0.95)))]
     band = int(len(lines) * size * 1.4) + size // 2
     canvas = Image.new("RGB", (image.width, image.height + band), (24, 24, 27))
     canvas.paste(image, (0, band))
@@ -186,7 +197,7 @@ def _layer(detections: fo.Detections | None, size: tuple[int, int], color, draw_
     width, height = size
     found = detections.detections if detections is not None else []
     boxes = to_absolute([d.bounding_box for d in found], width, height)
-    captions = [d.label + (f" {d.confidence:.2f}" if d.confidence is not None else "") for d in found]
+    captions = [f"{d.label or ''} {'' if d.confidence is None else f'{d.confidence:.2f}'}".strip() for d in found]
     full = None
     if draw_masks:
         full = [paste(d.get_mask(), b, height, width) if d.has_mask else None for d, b in zip(found, boxes)]
