@@ -134,6 +134,23 @@ def test_strict_writes_nothing(dataset, folder, tmp_path):
         import_predictions(dataset, path, "p", progress=False)
 
 
+def test_sizes_of_images_are_looked_up_before_anything_is_replaced(dataset, folder, tmp_path):
+    path = write(tmp_path / "p.jsonl", answers(folder))
+    import_predictions(dataset, path, "p", progress=False)
+    before = dataset.values("p.detections.bounding_box")
+    gone = dataset.last()
+    gone.filepath = str(tmp_path / "gone.png")
+    gone.save()
+    dataset.set_values("metadata", [None] * len(dataset))
+    report = import_predictions(dataset, path, "p", overwrite=True, progress=False)
+    assert report.problems == {"no-image-size": 1} and report.matched == len(before) - 1
+    assert dataset.values("p.detections.bounding_box") == [*before[:-1], None]
+    dataset.set_values("metadata", [None] * len(dataset))
+    with pytest.raises(ConfigError, match="no image of these predictions can be read"):
+        import_predictions(dataset.select(gone.id), path, "p", overwrite=True, progress=False)
+    assert dataset.values("p.detections.bounding_box") == [*before[:-1], None]
+
+
 def test_missing_answers_are_counted_and_scored_both_ways(dataset, folder, tmp_path):
     ids = dataset.match({"num_targets": 0}).values("expression_id")
     rows = [r for r in answers(folder) if r["id"] not in ids]

@@ -103,6 +103,8 @@ def import_predictions(
     if predictions.num_repeated:
         log.add("repeated-id", predictions.name, f"{predictions.num_repeated} ids come again; the last row counts")
     is_point = predictions.uses_points()
+    # before an earlier field is deleted: boxes are stored relative to the image
+    unsized = _without_size(samples, predictions, id_field, log, progress)
     if dataset.has_sample_field(pred_field):
         delete_prediction_field(dataset, pred_field)
     declare_prediction_fields(dataset, pred_field, fo.Keypoints if is_point else fo.Detections, row=True)
@@ -113,7 +115,7 @@ def import_predictions(
     with fo.ProgressBar(total=total, progress=progress, quiet=progress is False) as bar, _updates(dataset) as updater:
         for document in bar(documents.read_documents(samples, paths)):
             row = predictions.by_id.get(document.get(id_field))
-            if row is None:
+            if row is None or row.id in unsized:
                 continue
             metadata = document.get("metadata") or {}
             size = metadata.get("width"), metadata.get("height")
@@ -127,6 +129,22 @@ def import_predictions(
     }
     dataset.save()
     return PredictionReport(pred_field, is_point, matched, missing, dict(log.counts))
+
+
+def _without_size(samples, predictions: PredictionSet, id_field: str, log: ProblemLog, progress) -> set:
+    """Ids of rows whose image has no size and cannot be read either; sizes that are not known yet are read."""
+    samples.exists("metadata.width", False).compute_metadata(skip_failures=True, progress=progress)
+    sizes = dict(zip(*samples.values([id_field, "metadata.width"])))
+    matched = [id_ for id_ in sizes if id_ in predictions.by_id]
+    unsized = {id_ for id_ in matched if not sizes[id_]}
+    if unsized and len(unsized) == len(matched):
+        raise ConfigError(
+            "no image of these predictions can be read", where=samples._dataset.name, expected="images, for their sizes",
+            advice="Are the files where the samples say?",
+        )  # fmt: skip
+    for id_ in sorted(unsized, key=str):
+        log.add("no-image-size", f"id {id_!r}", "the image has no size and cannot be read")
+    return unsized
 
 
 def _updates(dataset):
