@@ -20,6 +20,7 @@ from fiftyone_rexseek.models.registry import ENTRIES
 
 from .base import PLUGIN, invalid
 from .layout import COLUMN, NARROW_TABLE, show
+from .targets import open_sample
 
 #: Questions kept per dataset.
 HISTORY_LENGTH = 30
@@ -60,7 +61,7 @@ class ReferringPanel(foo.Panel):
 
     def _ask(self, ctx, expressions, options):
         ctx.panel.set_state("error", None)
-        sample_id = self._open_sample(ctx)
+        sample_id = open_sample(ctx)
         if not sample_id:
             ctx.panel.set_state("error", "Open a sample first, or use **Apply to the grid**.")
             return
@@ -84,7 +85,7 @@ class ReferringPanel(foo.Panel):
     def save_samples(self, ctx):
         """Makes samples of the questions last asked: the answer is computed again, from the warm model."""
         entry = ctx.panel.get_state("last")
-        if not entry or entry["sample_id"] != self._open_sample(ctx):
+        if not entry or entry["sample_id"] != open_sample(ctx):
             ctx.panel.set_state("error", "Ask something about this sample first.")
             return
         options = asking.AskOptions(**entry["options"])
@@ -122,13 +123,6 @@ class ReferringPanel(foo.Panel):
         if expressions.strip():
             params |= {"expressions_from": "text", "text": expressions}
         ctx.prompt(f"{PLUGIN}/apply_expressions", params=params)
-
-    @staticmethod
-    def _open_sample(ctx) -> str | None:
-        """The dataset's sample that is open; in a view of patches or frames, the one it was made of."""
-        if ctx.current_sample and ctx.view is not None and ctx.view._is_generated:
-            return ctx.view[ctx.current_sample].sample_id
-        return ctx.current_sample
 
     # -- state ----------------------------------------------------------------------------------------------------------
 

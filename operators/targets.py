@@ -20,3 +20,10 @@ def target_images(ctx) -> SampleCollection:
     """
     slices = ctx.dataset.media_type == fom.GROUP
     return flat_images(ctx.target_view(require_flat=slices))
+
+
+def open_sample(ctx) -> str | None:
+    """Id of the dataset's sample that is open in the modal; in a view of patches or frames, the one it was made of."""
+    if ctx.current_sample and ctx.view is not None and ctx.view._is_generated:
+        return ctx.view[ctx.current_sample].sample_id
+    return ctx.current_sample

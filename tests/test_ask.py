@@ -100,6 +100,22 @@ def test_a_question_becomes_a_sample_once(dataset, fake):
     assert rejected["rexseek"].detections == [], "nobody matches is an empty answer, not a missing one"
 
 
+def test_a_grouped_dataset_stays_as_it_is(dataset, fake):
+    grouped = fo.Dataset()
+    grouped.add_group_field("group", default="left")
+    sample = dataset.first().copy()
+    sample["group"] = fo.Group().element("left")
+    grouped.add_sample(sample)
+    try:
+        asked = asking.ask(grouped, grouped.first().id, ["2"])
+        fields = set(grouped.get_field_schema())
+        with pytest.raises(ConfigError, match="grouped dataset"):
+            asking.save_as_sample(grouped, asked, 0, "rexseek")
+        assert set(grouped.get_field_schema()) == fields and len(grouped) == 1
+    finally:
+        grouped.delete()
+
+
 def test_nothing_asked_and_unknown_fields_are_said_before_loading(dataset, fake):
     with pytest.raises(ConfigError, match="nothing was asked"):
         asking.ask(dataset, dataset.first().id, [])

@@ -393,9 +393,19 @@ def save_as_sample(dataset: fo.Dataset, asked: Asked, n: int, pred_field: str) -
     The new sample is tagged ``asked`` and has no ground truth yet (None): a person accepts the answer or draws one. Asking and
     saving the same expression again about the same image replaces the earlier sample.
 
+    Raises:
+        ConfigError: the dataset is grouped, in which no image stands alone
+
     Returns:
         id of the sample
     """
+    if dataset.media_type == fom.GROUP:
+        raise ConfigError(
+            "a question cannot become a sample of a grouped dataset",
+            expected="a dataset of images",
+            found=f"slices {', '.join(dataset.group_slices)}",
+            advice="Make a dataset of one slice: dataset.select_group_slices(NAME).clone().",
+        )
     selection = asked.selections[n]
     source = dataset[asked.sample_id]
     if not dataset.has_sample_field("expression"):
