@@ -23,6 +23,8 @@ from .targets import target_images
 
 
 class ApplyExpressions(CallableOperator):
+    conditional = ("expression_field", "text", "weights", "candidates", "prompt", *asking.THRESHOLDS, "masks", "overwrite")
+
     @property
     def config(self):
         return config(

@@ -6,8 +6,10 @@ FiftyOne drops what a generator operator returns when nobody listens to it: in a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
 from typing import Any
 
 import fiftyone as fo
@@ -15,9 +17,11 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 from fiftyone.operators.executor import ExecutionContext, _parse_ctx
 
-from fiftyone_rexseek.errors import ReferringError
+from fiftyone_rexseek.errors import ConfigError, ReferringError
 
 from .base import invalid, progress_callback, run
+
+logger = logging.getLogger(__name__)
 
 #: What a work function gets to report its progress, and the result it makes for ``resolve_output``.
 Work = Callable[[Any], dict[str, Any]]
@@ -29,7 +33,12 @@ class CallableOperator(foo.Operator):
         op = foo.get_operator("@fiftyone-rexseek/rexseek/most_uncertain")
         op(dataset, pred_field="rexseek", limit=50)            # what the form would do
         op(dataset, delegate=True, pred_field="rexseek")       # queued for "fiftyone delegated launch"
+
+    Attributes:
+        conditional: parameters that the form shows only where others have certain values
     """
+
+    conditional: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -45,12 +54,13 @@ class CallableOperator(foo.Operator):
             samples: what the form calls the target
             delegate: queue it instead
             selected_labels: as ``session.selected_labels``; only these labels are worked on
-            **params: the form's fields; those left out have the form's defaults
+            **params: the form's fields; those left out have the form's defaults, and one text stands for a list of one
 
         Returns:
             the operator's result; when delegated, the queued operation with its ``id``
 
         Raises:
+            ConfigError: the form has no such parameter
             fiftyone.operators.executor.ExecutionError: a parameter is wrong, or the work failed; the message says why
         """
         ctx: dict[str, Any] = {"view": samples.view(), "request_delegation": delegate}
@@ -79,14 +89,29 @@ class CallableOperator(foo.Operator):
             request = _parse_ctx(ctx={**ctx, "params": dict(params)})
             form = self.resolve_input(ExecutionContext(request, operator_uri=self.uri))
             fields = form.type.properties if form is not None else {}
-            missing = {
+            added = {
                 name: prop.default
                 for name, prop in fields.items()
                 if prop.default is not None and name not in params and name != "view_target"
             }
-            if not missing:
+            lists = [name for name, prop in fields.items() if isinstance(prop.type, types.List)]
+            added |= {name: [params[name]] for name in lists if isinstance(params.get(name), str)}
+            if not added:
+                self._refuse_unknown(params, fields)
                 return params
-            params = {**params, **missing}
+            params = {**params, **added}
+
+    def _refuse_unknown(self, params: dict[str, Any], fields: dict[str, types.Property]) -> None:
+        """Raises for a name that would be ignored, with the default of the one that was meant in its place."""
+        notes = (types.Notice, types.Warning, types.Error)
+        known = sorted({*(name for name, prop in fields.items() if not isinstance(prop.view, notes)), *self.conditional})
+        for name in params:
+            if name not in known and name != "view_target":
+                near = get_close_matches(name, known, 1)
+                raise ConfigError(
+                    f"{self.name} has no parameter {name!r}", expected=f"one of {', '.join(known)}",
+                    advice=f"Did you mean {near[0]!r}?" if near else None,
+                )  # fmt: skip
 
 
 def from_app(ctx) -> bool:
@@ -119,9 +144,13 @@ def _stream(ctx, operator, label, work, then) -> Iterator[Any]:
                 result = event
             else:
                 yield event
-    except ReferringError as e:
+    except Exception as e:
         # the answer has begun, so the App can no longer be given an error of the request; a notice would vanish
-        yield ctx.ops.show_output(outputs=_failure(str(e)).to_json(), results={})
+        expected = isinstance(e, ReferringError)
+        if not expected:
+            logger.exception("%s failed", operator.name)
+        text = str(e) if expected else f"{type(e).__name__}: {e}"
+        yield ctx.ops.show_output(outputs=_failure(text).to_json(), results={})
         return
     if result is None:
         return

@@ -87,7 +87,7 @@ def choose_several(
     view = dropdown(names, dict(descriptions or {}), multiple=True)
     prop = inputs.list(name, types.String(), default=list(default), label=label, view=view, **options)
     chosen = ctx.params.get(name)
-    chosen = list(default) if chosen is None else list(dict.fromkeys(chosen))
+    chosen = list(default) if chosen is None else [chosen] if isinstance(chosen, str) else list(dict.fromkeys(chosen))
     strange = [value for value in chosen if value not in (names if allowed is None else allowed)]
     if strange:
         invalid(prop, f"{unknown}: {', '.join(map(str, strange))}")

@@ -12,7 +12,7 @@ from .base import config, invalid
 from .calling import CallableOperator, count_notice, plural
 from .choices import choose_one, choose_several
 from .finding import FindingOperator
-from .targets import target_images
+from .targets import open_sample, target_images
 
 _NO_PREDICTIONS = "This dataset holds no predictions yet: use 'Apply expressions' or import predictions first"
 
@@ -47,7 +47,7 @@ def _ground_truth(ctx, inputs: types.Object, other: list[str]) -> None:
 def _open_sample_or_target(ctx) -> tuple[fo.core.collections.SampleCollection, bool]:
     """The sample open in the modal unless something is selected, otherwise what the form's target says."""
     if ctx.current_sample and not ctx.selected:
-        return ctx.dataset.select(ctx.current_sample), True
+        return curation.stored_samples(ctx.dataset, [open_sample(ctx)]), True
     return target_images(ctx), False
 
 
@@ -140,7 +140,8 @@ class TagForReview(CallableOperator):
         inputs = types.Object()
         target, is_open = _open_sample_or_target(ctx)
         prop = inputs.str("tag", default=curation.REVIEW_TAG, required=True, label="Tag")
-        if ctx.params.get("tag") is not None and not ctx.params["tag"].strip():
+        tag = ctx.params.get("tag")
+        if tag is not None and not (isinstance(tag, str) and tag.strip()):
             invalid(prop, "A tag needs a name")
         count_notice(inputs, len(target), "will be tagged" if not is_open else "(the open one) will be tagged")
         return types.Property(inputs, view=types.View(label="Tag for review"))
@@ -207,12 +208,12 @@ class UndoAccept(CallableOperator):
     def resolve_input(self, ctx):
         inputs = types.Object()
         target, _ = _open_sample_or_target(ctx)
-        names = [f for f in detections_fields(ctx.dataset) if ctx.dataset.has_sample_field(f + curation.SOURCE_SUFFIX)]
+        names = curation.accepted_fields(ctx.dataset)
         usual = "ground_truth" if "ground_truth" in names else None
         nothing = "No prediction was accepted in this dataset"
-        choose_one(ctx, inputs, "gt_field", names, "Ground truth", usual=usual, nothing=nothing)
-        if names:
-            count = len(target.match_tags(curation.ACCEPTED_TAG))
+        _, field = choose_one(ctx, inputs, "gt_field", names, "Ground truth", usual=usual, nothing=nothing)
+        if field in names:
+            count = len(curation.accepted_samples(target, field))
             count_notice(inputs, count, "will get the old ground truth back", "No sample of the target was accepted")
         return types.Property(inputs, view=types.View(label="Undo accepted predictions"))
 

@@ -68,6 +68,7 @@ class ImportRefCOCO(ImportGRefCOCO):
     about = "import_refcoco", "Import RefCOCO", "RefCOCO, RefCOCO+ or RefCOCOg: one sample per image and expression"
     folder = 'With "refs(unc).p" or its JSON version, instances.json and COCO\'s train2014 images'
     places = (("labels_path", "Refs", '"refs(unc).p" or "refs(umd).p"'), *ImportGRefCOCO.places[1:])
+    conditional = ("partition",)
 
     def importer_class(self, params):
         return importer_for(params.get("benchmark") or "refcoco")

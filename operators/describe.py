@@ -22,6 +22,8 @@ _warm = WarmModels(keep=1)
 
 
 class DescribeTargets(CallableOperator):
+    conditional = ("overwrite",)
+
     @property
     def config(self):
         return long_work(

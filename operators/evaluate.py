@@ -42,6 +42,8 @@ _OUTPUTS = {
 
 
 class EvaluateReferring(CallableOperator):
+    conditional = ("pred_field", "text_field", "missing", "output")
+
     @property
     def config(self):
         return long_work(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fiftyone as fo
+import fiftyone.core.utils as fou
 from fiftyone.operators import types
 
 from .base import config, invalid
@@ -44,8 +45,8 @@ class FindingOperator(CallableOperator):
         inputs.int("limit", default=DEFAULT_LIMIT, min=1, required=True, label="At most this many samples")
         prop = inputs.str("save_as", label="Save the view as", description="Empty: the view is shown, not saved")
         name = ctx.params.get("save_as")
-        if name and name in ctx.dataset.list_saved_views():
-            invalid(prop, f"There is a saved view '{name}'")
+        if name and (problem := _name_problem(ctx.dataset, name)):
+            invalid(prop, problem)
         count_notice(inputs, count, self.looked_at)
         return types.Property(inputs, view=types.View(label=self.title))
 
@@ -62,3 +63,13 @@ class FindingOperator(CallableOperator):
             ctx.ops.set_view(view)
             ctx.ops.notify(f"{plural(len(ids))}: {description}", variant="success")
         return {"count": len(ids), "sample_ids": ids}
+
+
+def _name_problem(dataset: fo.Dataset, name: str) -> str | None:
+    """Why no view can be saved under this name; the App knows views by their names in URLs."""
+    try:
+        slug = fou.to_slug(name)
+    except ValueError:
+        return "A short name with at least one Latin letter or digit"
+    taken = next((other for other in dataset.list_saved_views() if fou.to_slug(other) == slug), None)
+    return None if taken is None else f"There is a saved view '{taken}'"

@@ -35,6 +35,8 @@ def _choose_format(inputs: types.Object) -> None:
 
 
 class ImportPredictions(CallableOperator):
+    conditional = ("overwrite",)
+
     @property
     def config(self):
         return long_work("import_predictions", "Import predictions", "An official prediction file into a field")

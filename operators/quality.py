@@ -18,6 +18,8 @@ _SAME_IMAGE = {"path": "The same file", "content": "The same content (reads ever
 
 
 class CheckQuality(CallableOperator):
+    conditional = ("same_image",)
+
     @property
     def config(self):
         return long_work(

@@ -16,7 +16,7 @@ _LABELS = {
     "predictions": ("Predictions", "Fields of answers, with what goes with them: outcomes, raw answers, their evaluations"),
     "evaluations": ("Evaluations", "With their fields and saved views"),
     "runs": ("Records of runs", "What was asked, and how; without it, answering again starts over"),
-    "views": ("Saved views", "Of evaluations and quality checks"),
+    "views": ("Saved views", "Of evaluations, comparisons and quality checks"),
     "tags": ("Tags", "Of quality checks and of review"),
     "accepted": ("Accepted predictions", "Brings back the ground truth of the source"),
 }
@@ -24,6 +24,8 @@ _KINDS = tuple(f.name for f in fields(Inventory))
 
 
 class Reset(CallableOperator):
+    conditional = (*_KINDS, "confirm")
+
     @property
     def config(self):
         return config(

@@ -30,6 +30,8 @@ _ADAPTED = {
 
 
 class FineTune(CallableOperator):
+    conditional = ("candidates_field", "tokenizer", "validation", "batch")
+
     @property
     def config(self):
         return config(

@@ -7,6 +7,7 @@ import plugin
 import pytest
 from PIL import Image
 
+from fiftyone_rexseek.errors import ConfigError
 from fiftyone_rexseek.integration import curation
 
 
@@ -153,3 +154,34 @@ def test_calling_works_inside_an_event_loop(dataset):
         return plugin.operator("tag_for_review")(dataset.limit(2))
 
     assert asyncio.run(notebook()) == {"count": 2}
+
+
+def test_python_is_told_of_wrong_names_and_types(dataset):
+    before = dataset.values("ground_truth.detections.id")
+    with pytest.raises(ConfigError, match=r"no parameter 'pred_feild'.*one of gt_field, pred_field.*Did you mean 'pred_field'"):
+        plugin.operator("accept_prediction")(dataset, pred_feild="b")
+    assert dataset.values("ground_truth.detections.id") == before
+    with pytest.raises(ConfigError, match="no parameter 'note'"):
+        plugin.operator("tag_for_review")(dataset, note="x")
+    with pytest.raises(plugin.ExecutionError, match="tag"):
+        plugin.operator("tag_for_review")(dataset, tag=5)
+    with pytest.raises(ConfigError, match="an expression a line"):
+        plugin.operator("apply_expressions")(dataset, expressions_from="text", text=["a", "b"])
+    one, listed = (plugin.operator("suspected_label_errors")(dataset, pred_fields=fields) for fields in ("b", ["b"]))
+    assert one == listed and one["count"]
+    with pytest.raises(plugin.ExecutionError, match="No field of Detections: nowhere"):
+        plugin.operator("disagreements")(dataset, pred_fields="nowhere")
+
+
+@pytest.mark.parametrize(("name", "said"), [("\u4e0d\u786e\u5b9a", "letter or digit"), ("Look-here", "'look here'"), (5, "letter")])
+def test_names_that_the_app_cannot_save_a_view_under(dataset, name, said):
+    dataset.save_view("look here", dataset.limit(1))
+    assert said in plugin.complaints("most_uncertain", dataset, {"pred_field": "a", "save_as": name})["save_as"]
+
+
+def test_in_a_view_of_patches_the_open_sample_is_the_one_they_were_made_of(dataset):
+    patches = dataset.to_patches("ground_truth")
+    ctx = {"view": patches, "current_sample": patches.skip(1).first().id}
+    assert plugin.complaints("tag_for_review", dataset, **ctx) == {}
+    result = plugin.execute("tag_for_review", dataset, {"tag": "odd"}, **ctx)
+    assert result.result == {"count": 1} and dataset.match_tags("odd").values("id") == [dataset.skip(1).first().id]

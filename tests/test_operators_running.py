@@ -1,6 +1,7 @@
 """How long work reports itself: to the App as it goes, to Python and a queue as a result; a browser may leave in between."""
 
 import asyncio
+import sys
 import time
 
 import fiftyone as fo
@@ -8,6 +9,8 @@ import plugin
 import pytest
 from fiftyone.operators.executor import _parse_ctx, execute_or_delegate_operator
 from PIL import Image
+
+from fiftyone_rexseek.errors import DataError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,18 +66,18 @@ def test_a_browser_that_leaves_takes_nothing_with_it(dataset, tmp_path):
         time.sleep(0.05)
 
 
-def test_an_error_in_the_middle_is_shown(dataset, tmp_path, monkeypatch):
-    import sys
-
-    from fiftyone_rexseek.errors import DataError
-
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(DataError("the disk is full"), "the disk is full"), (OSError("the disk is full"), "OSError: the disk is full")],
+)
+def test_an_error_in_the_middle_is_shown(dataset, tmp_path, monkeypatch, error, said):
     def fail(*args, **options):
-        raise DataError("the disk is full")
+        raise error
 
     module = sys.modules[type(plugin.operator("save_annotated")).__module__]
     monkeypatch.setattr(module, "save_annotated", fail)
     [message] = [m.body.to_json() for m in as_the_app(dataset, parameters(tmp_path / "out")).result]
     shown = message["params"]["outputs"]["type"]["properties"]["error"]["view"]
-    assert message["operator_uri"].endswith("show_output") and shown["description"] == "the disk is full"
+    assert message["operator_uri"].endswith("show_output") and shown["description"] == said
     with pytest.raises(plugin.ExecutionError, match="the disk is full"):
         plugin.execute("save_annotated", dataset, parameters(tmp_path / "out"))

@@ -206,7 +206,12 @@ def split_lines(text: str | None) -> list[str]:
 
         >>> split_lines("the kid\\n\\n everyone \\nthe kid")
         ['the kid', 'everyone']
+
+    Raises:
+        ConfigError: the text is of another type
     """
+    if not isinstance(text, str | None):
+        raise ConfigError("expressions are no text", expected="one text, an expression a line", found=repr(text))
     return list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
 
 
