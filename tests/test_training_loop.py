@@ -148,6 +148,61 @@ def test_a_step_that_is_not_finite_is_skipped(tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_one_bad_loss_neither_reaches_the_weights_nor_hides_the_others(tmp_path, clip):
+    def loss(model, batch, progress):
+        error = toy_loss(model, batch, progress)[0]
+        return error * float("nan") if progress == 0 else error
+
+    model = toy_model()
+    optimizers = build_optimizers(model.named_parameters(), lr=1e-2)
+    config = LoopConfig(tmp_path, steps=4, clip=clip, log_every=1, progress=False)
+    result = train(model, toy_batch, loss, optimizers, config)
+    assert all(v.isfinite().all() for v in model.state_dict().values())
+    losses = [row.get("loss") for row in result.history]
+    assert losses[0] is None and all(loss == loss for loss in losses[1:])
+
+
+def test_a_score_that_is_no_number_does_not_become_the_best(tmp_path):
+    scores = iter([float("nan"), 0.25, float("inf"), 0.5])
+    model = toy_model()
+    config = LoopConfig(tmp_path, steps=40, validate_every=10, progress=False)
+    optimizers = build_optimizers(model.named_parameters(), lr=1e-2)
+    result = train(model, toy_batch, toy_loss, optimizers, config, lambda m: {"score": next(scores)})
+    assert (result.best_score, result.best_step) == (0.5, 40)
+
+
+def test_a_run_goes_on_only_from_the_weights_it_started_from(tmp_path):
+    def half_frozen(change=0.0):
+        model = toy_model()
+        model[0].requires_grad_(False)
+        model[0].weight.data += change
+        optimizers = build_optimizers(model.named_parameters(), lr=1e-2)
+        return lambda steps: train(model, toy_batch, toy_loss, optimizers, LoopConfig(tmp_path, steps=steps, progress=False))
+
+    half_frozen()(4)
+    with pytest.raises(CheckpointError, match=r"started from other weights.*another output folder"):
+        half_frozen(0.01)(8)
+    assert half_frozen()(8).step == 8
+
+
+def test_a_run_goes_on_with_fewer_gpus(tmp_path, monkeypatch):
+    run(tmp_path, steps=10)
+    state = torch.load(tmp_path / "checkpoint.pt")
+    state["cuda_rng"] = [torch.tensor([i], dtype=torch.uint8) for i in range(2)]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    given = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", given.extend)
+    assert run(tmp_path, steps=10)[1].step == 10
+    assert given == state["cuda_rng"][:1]
+    del state["step"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="cannot resume"):
+        run(tmp_path, steps=10)
+
+
 def test_time_budget_ends_the_run(tmp_path):
     _, result = run(tmp_path, steps=None, minutes=0.003)
     assert 0.15 <= result.seconds < 5

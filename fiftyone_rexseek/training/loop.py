@@ -7,8 +7,10 @@ weights bit for bit on a CPU (with a step budget; a time budget depends on the c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import os
 import pickle
 import time
@@ -123,7 +125,7 @@ def train(
         stop_after: leave after this many steps of this call, without finishing (as a kill would; for tests)
 
     Raises:
-        CheckpointError: the checkpoint in ``out_dir`` is unreadable or of another model
+        CheckpointError: the checkpoint in ``out_dir`` is unreadable, of another model, or of a run from other weights
     """
     run = _Run(model, batch_at, loss_fn, optimizers, config, validate, accelerator, on_best)
     return run(stop_after)
@@ -184,8 +186,19 @@ class _Run:
         if unexpected or (missing := sorted(set(missing) - self._frozen())):
             raise ValueError(f"missing {missing[:3]}, unexpected {unexpected[:3]}")
 
+    def _origin(self) -> str:
+        """Digest of the frozen weights: a sample of each, so that gigabytes need not be read."""
+        frozen, digest = self._frozen(), hashlib.sha256()
+        for name, value in self.raw.state_dict().items():
+            if name in frozen:
+                digest.update(f"{name} {tuple(value.shape)}".encode())
+                sample = value.detach().flatten()[:: max(1, value.numel() // 4096)]
+                digest.update(sample.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def _resume(self) -> None:
         path = self.out / "checkpoint.pt"
+        self.origin = self._origin()
         if not path.exists():
             torch.manual_seed(self.config.seed)
             if self.main:
@@ -199,7 +212,14 @@ class _Run:
                 optimizer.load_state_dict(saved)
                 for group, own in zip(optimizer.param_groups, asked):
                     group.update(own)
-        except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
+            origin = state["origin"]
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.best_score, self.best_step = state["best_score"], state["best_step"]
+            self.average = state["average"] and {k: v.to(self.device) for k, v in state["average"].items()}
+            torch.set_rng_state(state["rng"])
+            if torch.cuda.is_available():  # perhaps on fewer GPUs than before
+                torch.cuda.set_rng_state_all(state["cuda_rng"][: torch.cuda.device_count()])
+        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 "cannot resume from the checkpoint",
                 where=path,
@@ -207,12 +227,14 @@ class _Run:
                 expected="a checkpoint of the same model and optimisers",
                 advice="Choose another output folder, or delete it to start again.",
             ) from error
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.best_score, self.best_step = state["best_score"], state["best_step"]
-        self.average = state["average"] and {k: v.to(self.device) for k, v in state["average"].items()}
-        torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if origin != self.origin:
+            raise CheckpointError(
+                "the run in this folder started from other weights",
+                where=path,
+                expected="the weights it started from: a checkpoint holds only what training changes",
+                found="frozen weights that differ",
+                advice="Start from those again, or choose another output folder.",
+            )
         self.history = [row for row in read_log(self.out) if row["step"] <= self.step]
         if self.main:
             # rows written after the checkpoint belong to steps that will be done again
@@ -226,6 +248,7 @@ class _Run:
             return
         state = {
             "model": self._state(),
+            "origin": self.origin,
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
@@ -290,11 +313,10 @@ class _Run:
             for name, value in {"loss": loss.detach() * len(micro_batches), **extra}.items():
                 logged[name] = logged.get(name, 0.0) + torch.as_tensor(value, device=loss.device).float() / len(micro_batches)
         parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
-        if self.config.clip:
-            norm = nn.utils.clip_grad_norm_(parameters, self.config.clip)
-            if not torch.isfinite(norm):
-                logger.warning("step %d skipped: the gradient is not finite", self.step)
-                return _numbers(logged)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf)
+        if not torch.isfinite(norm):
+            logger.warning("step %d skipped: the gradient is not finite", self.step)
+            return _numbers(logged)
         for optimizer in self.optimizers:
             optimizer.step()
         if self.config.ema:
@@ -340,7 +362,9 @@ class _Run:
         torch.set_rng_state(rng)
         self._log({f"val_{k}": v for k, v in numbers.items()})
         score = numbers.get("score")
-        if score is not None and (self.best_score is None or score > self.best_score):
+        if score is not None and not math.isfinite(score):  # as best it would never be beaten
+            logger.warning("step %d: the score of the validation is not a number: these weights cannot become the best", self.step)
+        elif score is not None and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_step = score, self.step
             if self.main:
                 _save_atomically({"model": self._state(), "step": self.step, "score": score}, self.out / "best.pt")
@@ -367,7 +391,8 @@ class _Run:
                 logged = self._optimise(next(batches), progress)
                 self.seconds += time.perf_counter() - began
                 self.step += 1
-                recent = {k: 0.9 * recent.get(k, v) + 0.1 * v for k, v in logged.items()}
+                # a step without finite numbers is skipped, and must not hide those after it
+                recent |= {k: 0.9 * recent.get(k, v) + 0.1 * v for k, v in logged.items() if math.isfinite(v)}
                 bar.update(self._progress(), recent.get("loss"), self.best_score)
                 if config.log_every and (self.step % config.log_every == 0 or self._progress() >= 1.0):
                     lr = self.optimizers[0].param_groups[0]["lr"]
