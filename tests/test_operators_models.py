@@ -107,8 +107,9 @@ def test_rela_with_adapters(scenes, rela_start, tmp_path):
             target.mask = target["segmentation"] = None
         sample.expression, sample.candidates = "the wombat", None
         fresh.add_sample(sample)
-        text = str(fine_tune(fresh, tmp_path / "b", rela_start, steps=1, batch=1))
-        assert "a target has no mask" in text and "no token for 'wombat'" in text
+        tuned = fine_tune(fresh, tmp_path / "b", rela_start, steps=1, batch=1, validation=fresh)
+        text = str(tuned)
+        assert 0 <= tuned.best_score <= 1 and "a target has no mask" in text and "no token for 'wombat'" in text
     finally:
         fresh.delete()
 

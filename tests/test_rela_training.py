@@ -9,15 +9,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from fiftyone_rexseek import masks as rle
 from fiftyone_rexseek.datasets.scenes import generate_scene, write_grefcoco
 from fiftyone_rexseek.errors import ConfigError, DataError, ProblemLog
 from fiftyone_rexseek.models.rela import ReLA
 from fiftyone_rexseek.referring import ReferringExample, Target
+from fiftyone_rexseek.training.data import in_file_pixels
 from fiftyone_rexseek.training.rela import (
     ExampleBatches,
     ReLAFineTuning,
+    as_scored,
     choose_parts,
     finetune_rela,
+    scorable,
     score_pairs,
     target_mask,
     usable,
@@ -135,8 +139,6 @@ def pairs(tmp_path_factory):
     """Scenes with masks, as a reader of a benchmark gives them."""
     from PIL import Image
 
-    from fiftyone_rexseek import masks as rle
-
     folder, result = tmp_path_factory.mktemp("images"), []
     for i in range(6):
         scene = generate_scene(8, i, size=(160, 128), num_people=3)
@@ -193,6 +195,83 @@ def test_scores_of_examples(tiny, pairs):
     rela = ReLA.from_pretrained(tiny)
     numbers = score_pairs(rela, pairs[:4])
     assert set(numbers) == {"gIoU", "cIoU", "N_acc", "T_acc", "score"} and 0 <= numbers["score"] <= 1
+
+
+def drawn_by_hand(pair):
+    """Boxes without masks, as somebody draws them in an annotation tool."""
+    example, path = pair
+    return replace(example, targets=tuple(replace(t, segmentation=None) for t in example.targets)), path
+
+
+def test_boxes_without_masks_are_validated_as_they_are_trained_on(tiny, pairs, tmp_path):
+    targeted = [drawn_by_hand(pair) for pair in pairs if pair[0].targets]
+    rela, log = ReLA.from_pretrained(tiny), ProblemLog()
+    example = targeted[0][0]
+    mask, _ = target_mask(example, (160, 128), 64, log)
+    filled = as_scored(example, (160, 128), log)
+    again, _ = target_mask(filled, (160, 128), 64, log)
+    assert torch.equal(mask, again) and mask.any()
+    for box in ((3.2, 4.7, 90.1, 128), (0, 0, 0.4, 0.4), (150, 100, 160, 140)):
+        [target] = as_scored(replace(example, targets=(Target(box),)), (160, 128), log).targets
+        x0, y0, x1, y1 = rle.pixel_window(box, 128, 160)
+        expected = np.zeros((128, 160), bool)
+        expected[y0:y1, x0:x1] = True
+        assert (rle.decode(rle.compress(target.segmentation, 128, 160)) == expected).all()
+    assert np.isfinite(score_pairs(rela, targeted[:3])["score"])
+    log = ProblemLog()
+    options = ReLAFineTuning(steps=1, batch=2, progress=False)
+    assert 0 <= finetune_rela(tiny, pairs, tmp_path, options, validation=targeted[:2], log=log).best_score <= 1
+    assert log.counts["no-mask"] == sum(len(e.targets) for e, _ in targeted[:2])
+
+
+def test_targets_that_cannot_be_scored_are_reported(pairs):
+    example, path = next(pair for pair in pairs if pair[0].targets)
+    broken = replace(example, targets=(Target((0, 0, 9, 9), {"size": [7, 7], "counts": "1"}),))
+    nowhere = replace(example, targets=(Target((5, 5, 5, 9)),))
+    log = ProblemLog()
+    assert [e.expression_id for e, _ in scorable([(broken, path), (nowhere, path), (example, path)], log)] == [example.expression_id]
+    assert log.counts == {"bad-example": 2}
+
+
+def test_crowds_count_where_nothing_else_is_meant(tiny, pairs):
+    crowd = Target((0, 0, 8, 8), iscrowd=True)
+    example = ReferringExample(1, 1, "everyone", "x", (crowd,))
+    mask, boxes = target_mask(example, (8, 8), 8, ProblemLog())
+    assert mask.all() and len(boxes) == 1
+    batch = ExampleBatches([(example, pairs[0][1])], ReLA.from_pretrained(tiny), 1)(0)
+    assert batch.targets.counts.tolist() == [1]
+
+
+def test_smaller_copies_of_the_images_give_the_same_batch(tiny, pairs, tmp_path):
+    from PIL import Image
+
+    chosen = [pair for pair in pairs if pair[0].targets][:4]
+    larger = []
+    for example, path in chosen:  # annotated at twice the size of the files
+        targets = tuple(
+            Target(tuple(2 * v for v in t.box_xyxy), rle.encode(np.kron(rle.decode(t.segmentation), np.ones((2, 2)))))
+            for t in example.targets
+        )
+        larger.append((replace(example, targets=targets, width=320, height=256), path))
+    log, rela = ProblemLog(), ReLA.from_pretrained(tiny)
+    fitted = list(in_file_pixels(larger, log))
+    wanted, found = (ExampleBatches(p, rela, 4, log=log)(0).targets for p in (chosen, fitted))
+    assert torch.equal(wanted.masks, found.masks) and not log.counts
+    for a, b in zip(wanted.boxes_cxcywh, found.boxes_cxcywh):
+        torch.testing.assert_close(a, b)
+    result = finetune_rela(tiny, larger, tmp_path / "out", ReLAFineTuning(steps=1, batch=2, progress=False), validation=larger[:2])
+    assert result.best_score is not None
+    polygon = replace(larger[0][0], targets=(Target((0, 0, 32, 64), [[0, 0, 32, 0, 32, 64, 0, 64]]),))
+    [(example, _)] = in_file_pixels([(polygon, larger[0][1])], log)
+    assert rle.area(example.targets[0].segmentation) == 16 * 32 and example.targets[0].box_xyxy == (0, 0, 16, 32)
+    cropped = [(replace(larger[0][0], width=320, height=320), larger[0][1])]
+    assert not list(in_file_pixels(cropped, log)) and log.counts == {"image-size": 1}
+    turned = Image.open(larger[0][1])
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    upright = (replace(chosen[0][0], width=128, height=160), str(tmp_path / "turned.png"))
+    assert list(in_file_pixels([upright], log)) == [upright]
 
 
 def test_command(tiny, tmp_path):

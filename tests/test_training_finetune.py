@@ -17,7 +17,14 @@ from fiftyone_rexseek.datasets.scenes import write_humanref
 from fiftyone_rexseek.errors import ConfigError, DataError, ProblemLog
 from fiftyone_rexseek.models.rexseek import RexSeek
 from fiftyone_rexseek.referring import ReferringExample, Target
-from fiftyone_rexseek.training.data import ExampleStream, ImageRecord, group_by_image, read_examples, usable
+from fiftyone_rexseek.training.data import (
+    ExampleStream,
+    ImageRecord,
+    group_by_image,
+    in_file_pixels,
+    read_examples,
+    usable,
+)
 from fiftyone_rexseek.training.finetune import (
     FineTuning,
     _hold_out,
@@ -193,6 +200,33 @@ def test_of_too_many_new_words_the_frequent_ones_are_learnt():
     assert len(learnt) == 32 and learnt[:2] == [words[-2], words[-1]]
     assert log.counts["unknown-word"] == 7
     assert learn_words(rexseek, ["wibble wobble"], log) == [] and log.counts["unknown-word"] == 9
+
+
+def test_boxes_are_those_of_the_file_that_is_read(start, data, tmp_path):
+    [example, path] = next(pair for pair in read_examples(data, "scenes", None) if pair[0].targets)
+    width, height = Image.open(path).size
+    twice = lambda t: replace(t, box_xyxy=tuple(2 * v for v in t.box_xyxy), segmentation=None)  # noqa: E731
+    larger = replace(
+        example, targets=tuple(map(twice, example.targets)), candidates=tuple(map(twice, example.candidates)),
+        width=2 * width, height=2 * height,
+    )  # fmt: skip
+    [found], [wanted] = (group_by_image(in_file_pixels([(e, path)], ProblemLog())) for e in (larger, example))
+    np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy)
+    assert found.questions == wanted.questions
+    cropped = [(replace(example, height=2 * height), path)]
+    with pytest.raises(DataError, match=r"nothing to train on.*image-size: 1"):
+        finetune_rexseek(start, cropped, tmp_path, FineTuning(steps=1, **QUICK))
+
+
+def test_a_target_whose_box_has_no_area_teaches_no_other():
+    box = lambda *v: Target(tuple(map(float, v)))  # noqa: E731
+    candidates = (box(0, 0, 10, 20), box(30, 0, 40, 20), box(5, 5, 5, 5))
+    good = ReferringExample(1, 1, "good", "a.jpg", targets=(candidates[1],), candidates=candidates)
+    flat, nowhere = (replace(good, expression="bad", targets=(t,)) for t in (box(50, 0, 50, 20), box(1, 1, float("nan"), 9)))
+    log = ProblemLog()
+    [record] = group_by_image([(e, "a.jpg") for e in (flat, good, nowhere)], log)
+    assert record.questions == [("good", (1,))] and len(record.boxes_xyxy) == 2
+    assert log.counts == {"bad-box": 2} and "has no area" in log.summary()
 
 
 def test_scores_of_records_count_rejections(data):

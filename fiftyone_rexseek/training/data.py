@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..errors import ConfigError, DataError, ProblemLog
-from ..geometry import pairwise_iou
-from ..models.images import open_image
+from ..geometry import box_problem, pairwise_iou
+from ..metrics.target_masks import rasterise
+from ..models.images import DECODE_ERRORS, open_image
 from ..models.rexseek import RexSeekProcessor
 from ..models.rexseek.requests import MAX_EXPRESSION_TOKENS
-from ..referring import ReferringExample
+from ..referring import ReferringExample, Target
 from .packing import AskedImage, PackedBatch, collate, question_ids, suffix_of
 
 FORMATS = ("humanref", "grefcoco", "scenes")
@@ -72,23 +74,80 @@ def read_examples(
         yield example, str(folder / example.file_name)
 
 
+def in_file_pixels(
+    pairs: Iterable[tuple[ReferringExample, str]], log: ProblemLog
+) -> Iterator[tuple[ReferringExample, str]]:
+    """The pairs with boxes and masks in the pixels of the files, which may be smaller copies of the images that were annotated.
+
+    An example whose file has another shape than its annotations say (a crop, a turned image) is reported and left out.
+    """
+    sizes: dict[str, tuple[int, int] | None] = {}
+    for example, path in pairs:
+        stated = (example.width, example.height)
+        if path not in sizes:
+            sizes[path] = _upright_size(path)
+        size = sizes[path]
+        if size is None or not all(stated) or stated == size:  # what cannot be opened is reported where it is opened
+            yield example, path
+            continue
+        where = f"{path}: {example.expression!r}"
+        if abs(stated[0] * size[1] - stated[1] * size[0]) > max(stated):  # more than rounding to whole pixels does
+            log.add("image-size", where, "the file has another shape than the annotated image", stated, size)
+            continue
+        try:
+            yield _resized(example, size), path
+        except DataError as error:
+            log.add("bad-example", where, str(error))
+
+
+def _upright_size(path: str) -> tuple[int, int] | None:
+    """Width and height of an image as :func:`open_image` gives it, from the head of the file; None: no image."""
+    try:
+        with Image.open(path) as image:
+            exif = Image.Image.getexif(image)  # PNG's own would decode the whole image
+            turned = exif.get(0x0112) in (5, 6, 7, 8)  # orientations that swap width and height
+            return image.size[::-1] if turned else image.size
+    except DECODE_ERRORS:
+        return None
+
+
+def _resized(example: ReferringExample, size: tuple[int, int]) -> ReferringExample:
+    width, height = size
+    scale = (width / example.width, height / example.height) * 2
+
+    def resized(target: Target) -> Target:
+        box = tuple(value * by for value, by in zip(target.box_xyxy, scale))
+        mask = target.segmentation and rasterise(target.segmentation, example.width, example.height, (height, width))
+        return replace(target, box_xyxy=box, segmentation=mask)
+
+    targets, candidates = (tuple(map(resized, part)) for part in (example.targets, example.candidates))
+    return replace(example, targets=targets, candidates=candidates, width=width, height=height)
+
+
 def group_by_image(
     pairs: Iterable[tuple[ReferringExample, str]], log: ProblemLog | None = None, max_boxes: int = 100
 ) -> list[ImageRecord]:
     """One record per image and set of candidates.
 
     Where an example has no candidates, all targets known in its image serve. Targets are found among the candidates
-    by overlap; one that is not there is added. An example without any box is reported and left out.
+    by overlap; one that is not there is added. An example without any box, or with a target whose box has no area, is
+    reported and left out.
     """
     log = log if log is not None else ProblemLog()
     together: dict[str, list[ReferringExample]] = {}
     for example, path in pairs:
-        together.setdefault(path, []).append(example)
+        problem = next(filter(None, (box_problem(t.box_xyxy) for t in example.targets)), None)
+        if problem:  # it would overlap with no candidate
+            log.add("bad-box", f"{path}: {example.expression!r}", f"the box of a target {problem}")
+        else:
+            together.setdefault(path, []).append(example)
     records = []
     for path, examples in together.items():
         known: list[tuple[float, ...]] = []
         for example in examples:
             for target in (*example.candidates, *example.targets):
+                if box_problem(target.box_xyxy):
+                    continue
                 if not known or pairwise_iou([target.box_xyxy], known).max() < 0.9:
                     known.append(tuple(map(float, target.box_xyxy)))
         if not known or len(known) > max_boxes:

@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError, ProblemLog
 from ..metrics.humanref import score_boxes
 from ..models.rexseek import RexSeek, RexSeekProcessor, SelectRequest
 from ..referring import ReferringExample
-from .data import ExampleStream, ImageRecord, MixedStream, group_by_image, readable, usable
+from .data import ExampleStream, ImageRecord, MixedStream, group_by_image, in_file_pixels, readable, usable
 from .loop import LoopConfig, LoopResult, make_folder, train
 from .lora import LoraOptions, add_lora, check_lora, choose_parts, enable_checkpointing, merge_lora, trainable
 from .optim import build_optimizers, check_numbers
@@ -91,8 +91,8 @@ def finetune_rexseek(
     options = options or FineTuning()
     out_dir = Path(out_dir)
     log = log if log is not None else ProblemLog()
-    records = group_by_image(examples, log)
-    held_out = group_by_image(validation, log) if validation is not None else None
+    records = group_by_image(in_file_pixels(examples, log), log)
+    held_out = group_by_image(in_file_pixels(validation, log), log) if validation is not None else None
     _require(records, held_out, log)
     make_folder(out_dir)
     device = accelerator.device if accelerator is not None else options.device

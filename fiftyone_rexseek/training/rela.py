@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import masks as rle
 from ..errors import ConfigError, DataError, ProblemLog
+from ..geometry import box_problem
 from ..metrics.gres import GresConfig, MaskAnswer, evaluate_gres, truths
 from ..models.images import open_image
 from ..models.rela import ReLA, ReLANetwork, SegmentRequest
@@ -26,7 +27,7 @@ from ..models.rela.resnet import Bottleneck
 from ..models.rela.swin import SwinBlock
 from ..models.rela.tokenization import tokenize
 from ..referring import ReferringExample
-from .data import readable
+from .data import in_file_pixels, readable
 from .loop import LoopConfig, LoopResult, make_folder, train
 from .lora import LoraOptions, add_adapters, check_lora, merge_adapters, recompute, train_only, trainable
 from .optim import build_optimizers, check_numbers
@@ -162,8 +163,8 @@ class ExampleBatches:
     def _collate(self, rows) -> ReLABatch:
         config = self.rela.config
         ids, mask, _ = tokenize(self.rela.tokenizer, [e.expression for _, e, _, _ in rows], config.max_text_length)
-        counts = torch.tensor([sum(not t.iscrowd for t in e.targets) for _, e, _, _ in rows])
-        targets = ReLATargets(torch.stack([m for _, _, m, _ in rows]), tuple(b for _, _, _, b in rows), counts)
+        boxes = tuple(b for _, _, _, b in rows)
+        targets = ReLATargets(torch.stack([m for _, _, m, _ in rows]), boxes, torch.tensor([len(b) for b in boxes]))
         images = torch.stack([resize_image(image, config.image_size) for image, _, _, _ in rows])
         return ReLABatch(images, ids, mask, targets)
 
@@ -171,26 +172,38 @@ class ExampleBatches:
 def target_mask(
     example: ReferringExample, size_wh: tuple[int, int], square: int, log: ProblemLog
 ) -> tuple[Tensor, Tensor]:
-    """Merged mask uint8 (square, square) and boxes (n, 4) cxcywh relative of an example's targets, crowds left out.
-
-    A target without segmentation is taken to fill its box: a weak label, which is reported.
-    """
+    """Merged mask uint8 (square, square) and boxes (n, 4) cxcywh relative of what :func:`as_scored` makes of an example."""
     width, height = size_wh
     merged = np.zeros((height, width), bool)
     boxes = []
-    for target in example.targets:
-        if target.iscrowd:
-            continue
+    for target in as_scored(example, size_wh, log).targets:
         x0, y0, x1, y1 = target.box_xyxy
         boxes.append([(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height])
-        if target.segmentation:
-            merged |= rle.decode(rle.compress(target.segmentation, height, width))
-        else:
-            log.add("no-mask", f"expression {example.expression_id}", "a target has no mask: its box is used")
-            left, top, right, bottom = rle.pixel_window(target.box_xyxy, height, width)
-            merged[top:bottom, left:right] = True
+        merged |= rle.decode(rle.compress(target.segmentation, height, width))
     small = Image.fromarray(merged.astype(np.uint8)).resize((square, square), Image.Resampling.NEAREST)
     return torch.from_numpy(np.asarray(small).copy()), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+
+
+def as_scored(example: ReferringExample, size_wh: tuple[int, int], log: ProblemLog) -> ReferringExample:
+    """The example with the targets that training and validation look at, each with a mask, at the size of its image.
+
+    As GRES has it, crowds are left out unless there is nothing else. A target without segmentation is taken to fill its
+    box: a weak label, which is reported.
+
+    Raises:
+        DataError: a target has neither a mask nor a box with an area
+    """
+    width, height = size_wh
+    targets = []
+    for target in [t for t in example.targets if not t.iscrowd] or example.targets:
+        if not target.segmentation:
+            if problem := box_problem(target.box_xyxy):
+                raise DataError(f"a target has no mask, and its box {problem}", found=target.box_xyxy)
+            log.add("no-mask", f"expression {example.expression_id}", "a target has no mask: its box is used")
+            left, top, right, bottom = rle.pixel_window(target.box_xyxy, height, width)
+            target = replace(target, segmentation=[[left, top, right, top, right, bottom, left, bottom]])
+        targets.append(target)
+    return replace(example, targets=tuple(targets), width=width, height=height)
 
 
 def batch_loss(network: nn.Module, batch: ReLABatch, progress: float):
@@ -278,19 +291,36 @@ def score_pairs(rela: ReLA, pairs: Sequence[Pair], batch_size: int = 16) -> dict
         for [selection] in rela.segment_batch(requests, batch_size=batch_size):
             answered = selection.outcome.is_answer
             answers.append(MaskAnswer(selection.merged_mask, selection.outcome.value == "rejected") if answered else None)
-    sized = [_with_size(example, path) for example, path in pairs]
-    result = evaluate_gres(zip(truths(sized, config, log), answers), config, log).summary()
+    examples = (as_scored(example, _size_of(example, path), log) for example, path in pairs)
+    result = evaluate_gres(zip(truths(examples, config, log), answers), config, log).summary()
     numbers = {k: float(result[k]) for k in ("gIoU", "cIoU", "N_acc", "T_acc") if k in result}
     return {**numbers, "score": numbers["gIoU"] / 100}
 
 
-def _with_size(example: ReferringExample, path: str) -> ReferringExample:
-    if example.width and example.height:
-        return example
-    from dataclasses import replace
+def scorable(pairs: Iterable[Pair], log: ProblemLog) -> list[Pair]:
+    """The pairs with readable image and targets, in the form of :func:`as_scored`; the others are reported.
 
-    width, height = open_image(path).size
-    return replace(example, width=width, height=height)
+    One that cannot be read would count as answered wrongly, whatever the model learns.
+    """
+    images: dict[str, bool] = {}
+    kept = []
+    for example, path in pairs:
+        if path not in images:
+            images[path] = readable(path, log)
+        if not images[path]:
+            continue
+        try:
+            scored = as_scored(example, _size_of(example, path), log)
+            for target in scored.targets:
+                rle.compress(target.segmentation, scored.height, scored.width)
+            kept.append((scored, path))
+        except DataError as e:
+            log.add("bad-example", path, str(e))
+    return kept
+
+
+def _size_of(example: ReferringExample, path: str) -> tuple[int, int]:
+    return (example.width, example.height) if example.width and example.height else open_image(path).size
 
 
 def finetune_rela(
@@ -319,13 +349,11 @@ def finetune_rela(
     """
     options = options or ReLAFineTuning()
     log = log if log is not None else ProblemLog()
-    pairs = usable(examples, log)
+    pairs = usable(in_file_pixels(examples, log), log)
     if not pairs:
         raise DataError("there is nothing to train on", expected="at least one example with an expression", found=log.summary() or "none")
-    held_out = usable(validation, log) if validation is not None else _hold_out(pairs, options)
-    # one that cannot be read would count as answered wrongly, whatever the model learns
-    unread = {path for path in dict.fromkeys(path for _, path in held_out) if not readable(path, log)}
-    held_out = [pair for pair in held_out if pair[1] not in unread]
+    given = usable(in_file_pixels(validation, log), log) if validation is not None else None
+    held_out = scorable(given if given is not None else _hold_out(pairs, options), log)
     if validation is not None and not held_out:
         raise DataError("there is nothing to validate on", expected="at least one example with an expression", found=log.summary() or "none")
     make_folder(out_dir)
