@@ -14,7 +14,7 @@ from PIL import Image
 from fiftyone_rexseek.cli import cli
 from fiftyone_rexseek.commands.training_options import start_of
 from fiftyone_rexseek.datasets.scenes import write_humanref
-from fiftyone_rexseek.errors import ConfigError, DataError, ProblemLog
+from fiftyone_rexseek.errors import CheckpointError, ConfigError, DataError, ProblemLog
 from fiftyone_rexseek.models.rexseek import RexSeek
 from fiftyone_rexseek.referring import ReferringExample, Target
 from fiftyone_rexseek.training.data import (
@@ -34,6 +34,7 @@ from fiftyone_rexseek.training.finetune import (
     score_records,
 )
 from fiftyone_rexseek.training.lora import LoraOptions, add_lora, choose_parts, merge_lora
+from fiftyone_rexseek.training.vocabulary import UNKNOWN
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_trainee import trainee
@@ -200,6 +201,44 @@ def test_of_too_many_new_words_the_frequent_ones_are_learnt():
     assert len(learnt) == 32 and learnt[:2] == [words[-2], words[-1]]
     assert log.counts["unknown-word"] == 7
     assert learn_words(rexseek, ["wibble wobble"], log) == [] and log.counts["unknown-word"] == 9
+
+
+def test_new_words_are_found_as_the_tokenizer_reads_them():
+    rexseek = trainee()
+    texts = ['the wombat!', 'wombat?', '"zebra"; a quokka: here', "the cafe\u0301"]
+    assert learn_words(rexseek, texts) == ["wombat", "zebra", "quokka", "here", "café"]
+    tokenizer = rexseek.processor.tokenizer
+    unknown = tokenizer.convert_tokens_to_ids(UNKNOWN)
+    for text in (*texts, "the caf\u00e9"):
+        assert unknown not in tokenizer.encode(text, add_special_tokens=False), text
+
+
+def test_a_run_that_goes_on_keeps_the_places_of_its_words(start, data, tmp_path):
+    pairs = list(read_examples(data, "scenes", None))
+    first = (replace(pairs[0][0], expression="the wombat"), pairs[0][1])
+    earlier = (replace(pairs[0][0], expression="the quokka"), pairs[0][1])
+    options = FineTuning(steps=1, validation_share=0.0, **QUICK)
+
+    def places():
+        vocabulary = RexSeek.from_pretrained(tmp_path / "model").processor.tokenizer.get_vocab()
+        return [vocabulary.get(f"▁{word}") for word in ("wombat", "quokka")]
+
+    finetune_rexseek(start, [first, *pairs], tmp_path, options)
+    wombat, none = places()
+    assert none is None
+    finetune_rexseek(start, [earlier, first, *pairs], tmp_path, replace(options, steps=2))
+    assert places() == [wombat, wombat + 1]
+    finetune_rexseek(start, pairs, tmp_path, replace(options, steps=3))
+    assert places() == [wombat, wombat + 1]
+
+
+def test_a_run_with_adapters_does_not_go_on_from_its_own_result(start, data, tmp_path):
+    pairs = list(read_examples(data, "scenes", None))
+    options = FineTuning(steps=1, lora=LoraOptions(rank=2), lr=5e-3, **QUICK)
+    finetune_rexseek(start, pairs, tmp_path, options)
+    with pytest.raises(CheckpointError, match="started from other weights"):
+        finetune_rexseek(tmp_path / "model", pairs, tmp_path, replace(options, steps=2))
+    assert finetune_rexseek(start, pairs, tmp_path, replace(options, steps=2)).step == 2
 
 
 def test_boxes_are_those_of_the_file_that_is_read(start, data, tmp_path):

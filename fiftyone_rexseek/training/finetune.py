@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +22,7 @@ from .loop import LoopConfig, LoopResult, make_folder, train
 from .lora import LoraOptions, add_lora, check_lora, choose_parts, enable_checkpointing, merge_lora, trainable
 from .optim import build_optimizers, check_numbers
 from .rexseek import ObjectiveConfig, RexSeekObjective
-from .vocabulary import UNKNOWN, is_word_tokenizer, room_for_words, with_words
+from .vocabulary import UNKNOWN, is_word_tokenizer, room_for_words, with_words, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,8 @@ def finetune_rexseek(
     # one that cannot be read would count as answered wrongly, whatever the model learns
     held_out = [r for r in (held_out if given else _hold_out(records, options)) if readable(r.path, log)]
     _require(records, held_out if given else None, log)
-    learn_words(rexseek, [text for r in (*records, *held_out) for text, _ in r.questions], log)
+    main = accelerator is None or accelerator.is_main_process
+    _learn_words_of_run(rexseek, out_dir, [text for r in (*records, *held_out) for text, _ in r.questions], log, main)
     objective = prepare(rexseek, options)
     end_id = rexseek.eos_ids[0]
     stream = ExampleStream(records, rexseek.processor, end_id, options.images, options.questions, options.seed, log=log)
@@ -130,7 +133,7 @@ def finetune_rexseek(
         return module(batch, progress)
 
     result = train(objective, batch_at, loss, optimizers, config, validate if held_out else None, accelerator)
-    if accelerator is None or accelerator.is_main_process:
+    if main:
         if options.lora is not None:
             merge_lora(rexseek.model)
         rexseek.save_pretrained(out_dir / "model")
@@ -174,7 +177,7 @@ def learn_words(rexseek: RexSeek, expressions: Sequence[str], log: ProblemLog | 
         return []
     unknown = tokenizer.convert_tokens_to_ids(UNKNOWN)
     counts = Counter(
-        w for text in expressions for w in text.lower().replace(",", " ").replace(".", " ").split()
+        w for text in expressions for w in words_of(tokenizer, text)
         if unknown in tokenizer.encode(w, add_special_tokens=False)
     )  # fmt: skip
     words = list(counts)
@@ -187,6 +190,19 @@ def learn_words(rexseek: RexSeek, expressions: Sequence[str], log: ProblemLog | 
         rexseek.processor = RexSeekProcessor(rexseek.config, with_words(tokenizer, words))
         logger.info("new words: %s", ", ".join(words))
     return words
+
+
+def _learn_words_of_run(rexseek: RexSeek, out_dir: Path, expressions: Sequence[str], log: ProblemLog, main: bool) -> None:
+    """:func:`learn_words`; in a run that goes on, the words it has learnt keep their places whatever comes before them now."""
+    path = out_dir / "words.json"
+    goes_on = (out_dir / "checkpoint.pt").exists() and path.exists()
+    words = json.loads(path.read_text(encoding="utf-8")) if goes_on else []
+    learn_words(rexseek, words)
+    words += learn_words(rexseek, expressions, log)
+    if main and words:
+        partial = path.with_suffix(".tmp")  # other processes may be reading
+        partial.write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+        os.replace(partial, path)
 
 
 def score_records(rexseek: RexSeek, records: Sequence[ImageRecord], **options) -> dict[str, float]:

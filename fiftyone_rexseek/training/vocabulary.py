@@ -106,11 +106,12 @@ def with_words(tokenizer, words: Iterable[str]):
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend = tokenizer.backend_tokenizer
+    state = json.loads(backend.to_str())
     vocabulary = state["model"]["vocab"]
     spare = sorted((i, word) for word, i in vocabulary.items() if word.startswith(_SPARE))
     for word in words:
-        word = _SPACE + word.lower()
+        word = _SPACE + backend.normalizer.normalize_str(word)
         if word in vocabulary:
             continue
         if not spare:
@@ -125,6 +126,17 @@ def with_words(tokenizer, words: Iterable[str]):
         pad_token=tokenizer.pad_token,
         clean_up_tokenization_spaces=False,
     )
+
+
+def words_of(tokenizer, text: str) -> list[str]:
+    """The words of a text, as a word tokenizer looks them up: normalised, without punctuation.
+
+    Example::
+
+        >>> words_of(word_tokenizer([]), "the Wombat; the emu!")
+        ['the', 'wombat', 'the', 'emu']
+    """
+    return [word for word in tokenizer.backend_tokenizer.normalizer.normalize_str(text).split(" ") if word]
 
 
 def is_word_tokenizer(tokenizer) -> bool:
