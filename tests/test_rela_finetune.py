@@ -184,17 +184,22 @@ def test_adapters_need_a_place():
 
 
 @pytest.mark.parametrize("more", [[], ["--lora", "2", "--gradient-checkpointing", "--accumulate", "2", "--bf16"]], ids=["parts", "lora"])
-def test_command_gives_a_zoo_model(folder, data, tmp_path, more):
+def test_command_gives_a_zoo_model(folder, data, tmp_path, monkeypatch, more):
     import fiftyone.zoo as foz
 
+    from fiftyone_rexseek.training import data as reading
+
+    asked, read = [], read_examples
+    monkeypatch.setattr(reading, "read_examples", lambda *args: asked.append(args[-1]) or read(*args))
     from fiftyone_rexseek.integration.zoo_registration import register_models
 
     args = ["train", "rela", "--data", data / "grefcoco" / "grefs(unc).json", "--format", "grefcoco", "--weights", folder]
     args += ["--images", data / "images" / "train2014", "--out", tmp_path, "--steps", 2, "--batch", 2, "--device", "cpu", *more]
-    args += ["--validation", data / "grefcoco" / "grefs(unc).json", "--split", "train"]
+    args += ["--validation", data / "grefcoco" / "grefs(unc).json"]
     outcome = CliRunner().invoke(cli, [str(a) for a in args], catch_exceptions=False)
     assert outcome.exit_code == 0, outcome.output
     report = json.loads(outcome.stdout.splitlines()[-1])
+    assert asked == [None, "val"]  # one file holds all splits
     assert report["steps"] == 2 and report["best_score"] is not None
     register_models()
     model = foz.load_zoo_model("rela-tiny", weights=report["model"], device="cpu", cache=False)

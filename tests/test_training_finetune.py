@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fiftyone_rexseek.cli import cli
-from fiftyone_rexseek.commands.training_options import start_of
+from fiftyone_rexseek.commands.train import scene_rehearsal
+from fiftyone_rexseek.commands.training_options import start_of, validation_of
 from fiftyone_rexseek.datasets.scenes import write_humanref
 from fiftyone_rexseek.errors import CheckpointError, ConfigError, DataError, ProblemLog
 from fiftyone_rexseek.models.rexseek import RexSeek
@@ -266,6 +267,33 @@ def test_a_target_whose_box_has_no_area_teaches_no_other():
     [record] = group_by_image([(e, "a.jpg") for e in (flat, good, nowhere)], log)
     assert record.questions == [("good", (1,))] and len(record.boxes_xyxy) == 2
     assert log.counts == {"bad-box": 2} and "has no area" in log.summary()
+
+
+def test_drawn_scenes_rehearse_word_models_only(tmp_path):
+    from types import SimpleNamespace
+
+    other = SimpleNamespace(tokenizer=object(), config=None)
+    with pytest.raises(ConfigError, match=r"no rehearsal for this model.*rexseek-tiny.*Leave --rehearse out"):
+        scene_rehearsal(tmp_path, 2)(other, 0)
+
+
+@pytest.mark.parametrize(("given", "found"), [
+    (("grefs.json", "grefcoco", "grefs.json", None, None), ("grefs.json", "val")),
+    (("grefs.json", "grefcoco", "./grefs.json", "testA", None), ("./grefs.json", "val")),
+    (("grefs.json", "grefcoco", "other.json", None, None), ("other.json", None)),
+    (("grefs.json", "grefcoco", None, None, "testA"), ("grefs.json", "testA")),
+    (("grefs.json", "grefcoco", None, None, None), (None, None)),
+    (("a.jsonl", "humanref", "b.jsonl", None, None), ("b.jsonl", None)),
+])  # fmt: skip
+def test_the_split_to_validate_on(given, found):
+    assert validation_of(*given) == found
+
+
+def test_the_split_to_validate_on_must_be_said_where_val_is_trained_on():
+    with pytest.raises(ConfigError, match="--validation-split"):
+        validation_of("grefs.json", "grefcoco", "grefs.json", "val", None)
+    with pytest.raises(ConfigError, match="no splits; expected --validation"):
+        validation_of("a.jsonl", "humanref", None, None, "val")
 
 
 def test_scores_of_records_count_rejections(data):

@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from ..cli import LazyGroup
-from .training_options import data_options, part_names, report, run_options, several_gpus, start_of
+from .training_options import (
+    data_options,
+    part_names,
+    report,
+    run_options,
+    several_gpus,
+    start_of,
+    validation_of,
+)
 
 
 @click.group(
@@ -38,7 +46,7 @@ def train():
               help="So many drawn scenes are trained on as well, in every second batch, so that rexseek-tiny keeps what it knows.")  # fmt: skip
 @run_options
 def rexseek(
-    data, kind, image_folder, validation, split, out, weights, lr, batch_images, expressions, lora, parts, rehearse,
+    data, kind, image_folder, validation, split, validation_split, out, weights, lr, batch_images, expressions, lora, parts, rehearse,
     steps, accumulate, bf16, gradient_checkpointing, validate_every, device, seed,
 ):  # fmt: skip
     """Fine-tune RexSeek on referring expressions.
@@ -58,12 +66,13 @@ def rexseek(
         rehearsal=0.5 if rehearse else 0.0,
     )  # fmt: skip
     log = ProblemLog()
+    validation, validation_split = validation_of(data, kind, validation, split, validation_split)
     result = finetune_rexseek(
         start_of(weights, "rexseek"),
         read_examples(data, kind, image_folder, log, split),
         out,
         options,
-        validation=read_examples(validation, kind, image_folder, log, split) if validation else None,
+        validation=read_examples(validation, kind, image_folder, log, validation_split) if validation else None,
         rehearse=scene_rehearsal(Path(out) / "scenes", rehearse) if rehearse else None,
         log=log,
         accelerator=several_gpus(bf16),
@@ -75,9 +84,16 @@ def scene_rehearsal(folder: Path, count: int):
     """What ``finetune_rexseek`` takes as ``rehearse``: a stream of drawn scenes, rendered into a folder."""
 
     def stream(processor, end_id):
+        from ..errors import ConfigError
         from ..training.drawn import DrawnScenes, build_scenes
         from ..training.streams import SceneStream
+        from ..training.vocabulary import is_word_tokenizer
 
+        if not is_word_tokenizer(processor.tokenizer):
+            raise ConfigError(
+                "drawn scenes are no rehearsal for this model", expected="one with a token per word, such as rexseek-tiny",
+                found=type(processor.tokenizer).__name__, advice="Leave --rehearse out.",
+            )  # fmt: skip
         build_scenes(folder, processor.config, seed=730411003, count=count)
         return SceneStream(DrawnScenes(folder, count), processor, end_id, images=4, questions=16)
 

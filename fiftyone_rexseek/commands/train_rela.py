@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from .training_options import data_options, part_names, report, run_options, several_gpus, start_of
+from .training_options import (
+    data_options,
+    part_names,
+    report,
+    run_options,
+    several_gpus,
+    start_of,
+    validation_of,
+)
 
 
 @click.command()
@@ -20,7 +28,7 @@ from .training_options import data_options, part_names, report, run_options, sev
               help="Parts that learn. With --lora, the adapters learn instead of text and backbone; the decoders always learn as a whole.")  # fmt: skip
 @run_options
 def rela(
-    data, kind, image_folder, validation, split, out, weights, tokenizer, lr, weight_decay, clip, batch, lora, parts,
+    data, kind, image_folder, validation, split, validation_split, out, weights, tokenizer, lr, weight_decay, clip, batch, lora, parts,
     steps, accumulate, bf16, gradient_checkpointing, validate_every, device, seed,
 ):  # fmt: skip
     """Fine-tune ReLA on referring expressions.
@@ -39,12 +47,13 @@ def rela(
         validate_every=validate_every, seed=seed, device=device,
     )  # fmt: skip
     log = ProblemLog()
+    validation, validation_split = validation_of(data, kind, validation, split, validation_split)
     result = finetune_rela(
         start_of(weights, "rela"),
         read_examples(data, kind, image_folder, log, split),
         out,
         options,
-        validation=read_examples(validation, kind, image_folder, log, split) if validation else None,
+        validation=read_examples(validation, kind, image_folder, log, validation_split) if validation else None,
         log=log,
         accelerator=several_gpus(bf16),
         tokenizer=tokenizer,

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from ..errors import ConfigError
+
 #: Said where a run had nothing to choose its best checkpoint by.
 NOT_VALIDATED = "Not validated: a tenth of so few images is none. The model is that of the last step."
 
@@ -20,6 +22,7 @@ _DATA = (
     click.option("--images", "image_folder", type=click.Path(), help="Folder of the images. Default: images beside the data."),
     click.option("--validation", type=click.Path(), help="Data to choose the best checkpoint by. Default: a tenth of the images."),
     click.option("--split", help="Split of gRefCOCO.  [default: train]"),
+    click.option("--validation-split", help="Split of gRefCOCO to choose the best checkpoint by; without --validation, of the data.  [default: val where --validation is the data, else that of --split]"),
     click.option("--out", required=True, type=click.Path(), help="Folder for the result, log and plot; goes on with a run found there."),
 )  # fmt: skip
 
@@ -60,6 +63,40 @@ def part_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def validation_of(
+    data: str, kind: str, validation: str | None, split: str | None, validation_split: str | None
+) -> tuple[str | None, str | None]:
+    """Where the validation examples are, and their split: not those that are trained on, unless it is said.
+
+    Raises:
+        ConfigError: nothing says what else to validate on, or data without splits
+
+    Example::
+
+        >>> validation_of("grefs(unc).json", "grefcoco", "grefs(unc).json", None, None)
+        ('grefs(unc).json', 'val')
+        >>> validation_of("a.jsonl", "humanref", None, None, None)
+        (None, None)
+    """
+    if validation is None and validation_split is None:
+        return None, None
+    if validation_split and kind != "grefcoco":
+        raise ConfigError("these data have no splits", expected="--validation with a file", found=f"--validation-split {validation_split}")
+    validation = validation or data
+    # gRefCOCO keeps all splits in one file
+    same = kind == "grefcoco" and _refs_file(validation) == _refs_file(data)
+    if same and split == "val" and not validation_split:
+        raise ConfigError("the split val would be trained on and validated on", expected="--validation-split with another")
+    return validation, validation_split or ("val" if same else split)
+
+
+def _refs_file(source: str) -> Path:
+    from ..datasets.grefcoco import REFS_NAMES, find_file
+
+    path = Path(source)
+    return (find_file(path, REFS_NAMES, ("grefcoco",)) if path.is_dir() else path).resolve()
+
+
 def start_of(weights: str, family: str) -> str:
     """A checkpoint's place; the name of a model that ships with the package stands for its folder.
 
@@ -70,7 +107,6 @@ def start_of(weights: str, family: str) -> str:
     Raises:
         ConfigError: there is no such thing, or it belongs to the other family
     """
-    from ..errors import ConfigError
     from ..models.registry import ENTRIES, find_weights
 
     names = " or ".join(name for name, e in ENTRIES.items() if e.family == family and (e.packaged or e.repo_id))
