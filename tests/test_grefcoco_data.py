@@ -26,6 +26,7 @@ from fiftyone_rexseek.datasets.refcoco import FAMILY, read_refcoco
 from fiftyone_rexseek.datasets.refs import RefsReader, to_refs
 from fiftyone_rexseek.datasets.rle_check import rle_problems
 from fiftyone_rexseek.errors import ConfigError, DataError, ProblemLog
+from fiftyone_rexseek.referring import Target
 
 DATA = Path(__file__).parent / "fixtures" / "grefcoco"
 FACTS = json.loads((DATA / "dataset_facts.json").read_text())
@@ -386,3 +387,23 @@ def test_a_corrected_target_is_written_and_other_masks_come_from_the_source():
     for other in example.candidates:
         if other.object_id != moved.object_id and other.segmentation:
             assert rows[other.object_id]["segmentation"] == other.segmentation
+
+
+def test_objects_of_new_categories_can_be_read_again():
+    source = index_instances(INSTANCES)
+    example = next(e for e in RefsReader(REFS, source) if e.num_targets > 1)
+    new, other = (replace(t, label=label) for t, label in zip(example.targets, ("referred", "bystander")))
+    added = replace(new, object_id=10**10)
+    document = to_instances([replace(example, targets=(new, other, added), candidates=())], source)
+    again = index_instances(document, ProblemLog(strict=True))
+    assert [a.target.label for a in again.annotations.values()] == ["referred", "bystander", "referred"]
+    assert document["categories"][: len(INSTANCES["categories"])] == INSTANCES["categories"]
+
+
+def test_category_ids_may_be_text():
+    source = index_instances({**INSTANCES, "annotations": [], "categories": [{"id": "dog", "name": "dog"}]})
+    example = next(iter(read_grefcoco(DATA / "grefcoco", splits=["val"])))
+    targets = tuple(Target((0.0, 0.0, 9.0, 9.0), None, label, i) for i, label in enumerate(("dog", "cat")))
+    document = to_instances([replace(example, targets=targets, candidates=())], source)
+    again = index_instances(document, ProblemLog(strict=True))
+    assert [a.target.label for a in again.annotations.values()] == ["dog", "cat"]

@@ -118,6 +118,32 @@ def test_export_of_samples_made_by_hand(tmp_path):
     assert examples[2].targets == ()
 
 
+def test_new_objects_never_share_an_id(tmp_path):
+    """Also where a round trip through files has made earlier ids the source's."""
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+
+    def box(x):
+        return fo.Detection(label="dog", bounding_box=[x, 0.1, 0.2, 0.5])
+
+    first = fo.Dataset()
+    sample = fo.Sample(str(tmp_path / "a.png"), expression="dogs", ground_truth=fo.Detections(detections=[box(0.1), box(0.2)]))
+    first.add_sample(sample)
+    first.compute_metadata()
+    first.export(str(tmp_path / "one"), dataset_type=frt.GRefCOCODataset)
+    second = fo.Dataset.from_dir(str(tmp_path / "one"), dataset_type=frt.GRefCOCODataset)
+    try:
+        [sample] = second
+        sample.ground_truth.detections += [box(0.3), box(0.4)]
+        sample.save()
+        second.export(str(tmp_path / "two"), dataset_type=frt.GRefCOCODataset)
+    finally:
+        first.delete()
+        second.delete()
+    [example] = read_grefcoco(tmp_path / "two")
+    assert len({t.object_id for t in example.targets}) == 4
+    assert [t.box_xyxy[0] for t in example.targets] == pytest.approx([4, 8, 12, 16])
+
+
 def test_one_split_and_missing_images(root, tmp_path):
     images = tmp_path / "some"
     images.mkdir()

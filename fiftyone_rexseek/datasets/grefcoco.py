@@ -209,8 +209,9 @@ def to_instances(examples: Iterable[ReferringExample], index: InstancesIndex | N
             if is_target:
                 referred.add(key)
     header = dict(index.header)
-    if not header.get("categories"):
-        header["categories"] = [{"id": key, "name": name} for name, key in ids.items()]
+    known = header.get("categories") or [{"id": key, "name": name} for key, name in index.categories.items()]
+    new = [{"id": key, "name": name} for name, key in ids.items() if key not in index.categories]
+    header["categories"] = [*known, *new]
     return {**header, "images": list(images.values()), "annotations": list(annotations.values())}
 
 
@@ -220,10 +221,13 @@ def _annotation(target: Target, image_id: Any, index: InstancesIndex, category_i
     segmentation = target.segmentation
     if segmentation is None and known and known.target.box_xyxy == tuple(target.box_xyxy):
         segmentation = known.target.segmentation
-    if known and known.category_id is not None:
+    if known and known.category_id is not None and known.target.label == target.label:
         category = known.category_id
     else:
-        category = category_ids.setdefault(target.label, max(category_ids.values(), default=0) + 1)
+        if target.label not in category_ids:
+            # ids may be text
+            category_ids[target.label] = max((i for i in category_ids.values() if isinstance(i, int)), default=0) + 1
+        category = category_ids[target.label]
     row = {
         "id": target.object_id,
         "image_id": image_id,

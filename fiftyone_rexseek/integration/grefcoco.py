@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import fiftyone as fo
 import fiftyone.types as fot
 
 from ..datasets import grefcoco, refcoco
-from ..datasets.coco import InstancesIndex, read_instances
+from ..datasets.coco import index_instances, read_instances
 from ..datasets.refs import SPLITS
 from ..errors import ConfigError, DataError, DownloadError
 from ..referring import ReferringExample, Target
+from . import documents
 from .dataset_types import POINTER, REVISION, ExamplesExporter, ExamplesImporter, source_of
+from .fields import flat_images
 from .importers import INFO_KEY as IMPORTS_KEY
 from .zoo_datasets import SourceDirDataset, fetch_snapshot
 
@@ -175,11 +178,13 @@ class GRefCOCODatasetExporter(ExamplesExporter):
             # a view need not hold the refs that had nothing to say
             [entry] = info.values()
             self._without_sentences = [(p, ref) for p, ref in entry.get("refs_without_sentences", ())]
-        categories = {c["id"]: c["name"] for c in header.get("categories", ()) if "id" in c and "name" in c}
-        self._index = InstancesIndex(categories=categories, header=dict(header))
+        empty = {"images": [], "annotations": [], "categories": []}
+        self._index = index_instances({**empty, **header})
+        self._index.header = dict(header)
         imports = sample_collection._dataset.info.get(IMPORTS_KEY, {})
         for path in sorted({e["instances_path"] for e in imports.values() if e.get("instances_path")}):
             self._add_source(Path(path))
+        self._samples = flat_images(sample_collection)
         super().export_samples(sample_collection, progress=progress)
 
     def _add_source(self, path: Path) -> None:
@@ -193,8 +198,17 @@ class GRefCOCODatasetExporter(ExamplesExporter):
             self._index.annotations.update(source.annotations)
             self._index.header = {**source.header, **self._index.header}
 
+    def _first_free_id(self) -> int:
+        """An id above those of all objects, exported now or earlier, that the files could hold."""
+        names = [self.fields["gt_field"], self.fields["candidates_field"]]
+        ids = list(self._index.annotations)
+        for document in documents.read_documents(self._samples, [f"{name}.detections.object_id" for name in names]):
+            for name in names:
+                ids += [d.get("object_id") for d in (document.get(name) or {}).get("detections") or ()]
+        return max((i + 1 for i in ids if isinstance(i, int)), default=0)
+
     def write(self, examples):
-        numbered = _Numbered()
+        numbered = _Numbered(self._first_free_id)
         return grefcoco.write_grefcoco(
             self.labels_path,
             self.labels_path.parent / grefcoco.INSTANCES_NAME,
@@ -205,10 +219,19 @@ class GRefCOCODatasetExporter(ExamplesExporter):
 
 
 class _Numbered:
-    """Gives ids to objects without one; the same box in the same image is the same object."""
+    """Gives ids to objects without one; the same box in the same image is the same object.
 
-    def __init__(self):
+    Args:
+        first_free: asked for an id that nothing has, once the first object without one appears
+    """
+
+    def __init__(self, first_free: Callable[[], int]):
         self._ids: dict[tuple, int] = {}
+        self._first_free = first_free
+
+    @cached_property
+    def _first(self) -> int:
+        return max(_FIRST_NEW_ID, self._first_free())
 
     def __call__(self, example: ReferringExample) -> ReferringExample:
         labels = (*example.targets, *example.candidates)
@@ -221,7 +244,7 @@ class _Numbered:
                 return target
             key = (example.image_id, target.box_xyxy)
             if target.box_xyxy not in known:
-                known[target.box_xyxy] = self._ids.setdefault(key, _FIRST_NEW_ID + len(self._ids))
+                known[target.box_xyxy] = self._ids.setdefault(key, self._first + len(self._ids))
             return replace(target, object_id=known[target.box_xyxy])
 
         return replace(
