@@ -255,6 +255,10 @@ def test_extra_fields_survive_any_database():
     for extra in (*plain, *packed):
         bson.encode(pack_extra(extra))
         assert unpack_extra(pack_extra(extra)) == extra
+    assert unpack_extra(pack_extra({"a": {2, 1}, "b": b"\xff"})) == {"a": [1, 2], "b": "\\xff"}
+    nested["a"] = nested
+    with pytest.raises(DataError, match="hold themselves"):
+        pack_extra(nested)
 
 
 def test_unknown_options_are_refused(folder):

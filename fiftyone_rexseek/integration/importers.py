@@ -245,7 +245,11 @@ class _Converter:
         candidates = [self._candidate(c, image) for c in example.candidates]
         document["candidates"] = documents.detections_document(candidates)
         if example.extra:
-            document["extra"] = pack_extra(example.extra)
+            try:
+                document["extra"] = pack_extra(example.extra)
+            except DataError as e:
+                self.log.add("bad-extra", where, f"other fields left out: {e.what}", e.expected, e.found)
+                kinds.append("bad-extra")
         if kinds:
             document["tags"] += [PROBLEM_TAG, *(f"problem:{kind}" for kind in dict.fromkeys(kinds))]
         return document
@@ -255,6 +259,7 @@ class _Converter:
         rle = target.segmentation
         if not isinstance(rle, Mapping):
             if not self.draw_masks:
+                masks.polygon_parts(rle)
                 return None
             rle = masks.compress(rle, image.height, image.width)
         elif list(rle["size"]) != [image.height, image.width]:
@@ -273,7 +278,7 @@ class _Converter:
             try:
                 crop = self._crop(target, image)
                 attributes["segmentation"] = plain_segmentation(target.segmentation)
-            except (DataError, KeyError, TypeError, ValueError) as e:
+            except (DataError, KeyError, TypeError, ValueError, OverflowError) as e:
                 self.log.add("bad-mask", where, f"mask left out: {e}")
                 kinds.append("bad-mask")
         return documents.detection_document(target.label, relative_box(target.box_xyxy, image), crop, **attributes)
@@ -298,11 +303,10 @@ def _masks_follow_boxes(example: ReferringExample) -> bool:
     """
     overlaps = []
     for target in example.targets:
-        rle = target.segmentation
-        if isinstance(rle, Mapping) and list(rle["size"]) == [example.height, example.width]:
+        if isinstance(target.segmentation, Mapping):
             try:
-                found = masks.mask_box_xyxy(masks.compress(rle, example.height, example.width))
-            except DataError:
+                found = masks.mask_box_xyxy(masks.compress(target.segmentation, example.height, example.width))
+            except DataError:  # also where it is of another size, or states none
                 continue
             overlaps.append(float(pairwise_iou([found], [target.box_xyxy])[0, 0]))
     return not overlaps or max(overlaps) >= 0.5
@@ -328,7 +332,11 @@ def plain_segmentation(segmentation: RLE | Any) -> Any:
         elif not isinstance(counts, str):
             counts = [int(v) for v in counts]
         return {"size": [int(v) for v in segmentation["size"]], "counts": counts}
-    return [list(part) for part in segmentation]
+    parts = [list(part) for part in segmentation]
+    # parts that are too short to be drawn have not been looked at
+    if not all(_is_storable(part) for part in parts if len(part) < 6 or len(part) % 2):
+        raise DataError("polygon holds something that is not a number", found=segmentation)
+    return parts
 
 
 _PACKED = "json"
@@ -337,7 +345,11 @@ _PACKED = "json"
 def pack_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     """A source row's other fields as the database can hold them.
 
-    Names with ``.`` or ``$``, huge integers, deep nesting and the like are beyond MongoDB; such rows are kept as JSON text.
+    Names with ``.`` or ``$``, huge integers, deep nesting and the like are beyond MongoDB; such rows are kept as JSON text,
+    sets as lists and bytes as text.
+
+    Raises:
+        DataError: they hold themselves, or what JSON has no form for
 
     Example::
 
@@ -346,7 +358,21 @@ def pack_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
         >>> unpack_extra(pack_extra({"a.b": 2**80})) == {"a.b": 2**80}
         True
     """
-    return dict(extra) if _is_storable(extra) and _PACKED not in extra else {_PACKED: json.dumps(extra)}
+    if _is_storable(extra) and _PACKED not in extra:
+        return dict(extra)
+    try:
+        return {_PACKED: json.dumps(extra, default=_as_json)}
+    except (TypeError, ValueError, RecursionError) as e:
+        raise DataError("fields cannot be kept as JSON", expected="plain values that do not hold themselves", found=e) from e
+
+
+def _as_json(value: Any) -> Any:
+    """What pickles may hold beyond JSON."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def unpack_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -375,7 +401,8 @@ def _is_key(key: Any) -> bool:
 def _record(dataset: fo.Dataset, report: ImportReport, info: Mapping[str, Any], log: ProblemLog) -> None:
     entry = {k: v for k, v in asdict(report).items() if k != "sample_ids"}
     entry["imported_at"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    entry["first_problems"] = [str(p) for p in list(log)[:20]]
+    # half characters are no text to a database
+    entry["first_problems"] = [str(p).encode("utf-8", "backslashreplace").decode() for p in list(log)[:20]]
     entry.update(info)
     imports = dict(dataset.info.get(INFO_KEY, {}))
     name = report.source if report.split is None else f"{report.source}/{report.split}"
