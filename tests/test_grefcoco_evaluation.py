@@ -131,6 +131,38 @@ def test_unanswered_samples_earn_nothing(dataset):
         dataset.delete_sample_fields(["some", "some_outcome"])
 
 
+def test_skipped_expressions_enter_no_figure(dataset):
+    view = dataset.match_tags("val").match(fo.ViewField("num_targets") == 1).limit(6)
+    truth = view.values("ground_truth")
+    for detections in truth:
+        detections.detections[0].confidence = 0.9
+    view.set_values("some", [*truth[:3], None, None, None])
+    options = dict(method="grec", protocol="paper")
+    try:
+        skipped = evaluate_referring(view, "some", missing="skip", **options).report()
+        answered = evaluate_referring(view.limit(3), "some", **options).report()
+        assert skipped["coco_stats_all_boxes"] == answered["coco_stats_all_boxes"] and answered["coco_stats_all_boxes"]["AP"] > 0.99
+        for name in ("always empty", "all candidates"):
+            assert skipped["baselines"][name] == pytest.approx(answered["baselines"][name], nan_ok=True)
+    finally:
+        dataset.delete_sample_field("some")
+
+
+@pytest.mark.parametrize("segmentation", [[[1, 2, "three", 4, 5, 6]], {"size": [3, 4], "counts": [12]}], ids=str)
+def test_a_damaged_target_mask_leaves_out_its_expression(dataset, segmentation):
+    view = dataset.match_tags("val").match(fo.ViewField("num_targets") == 1).limit(3)
+    copies = view.values("ground_truth")
+    copies[0].detections[0].segmentation, copies[0].detections[0].mask = segmentation, None
+    view.set_values("damaged", copies)
+    try:
+        report = evaluate_referring(view, "gres", gt_field="damaged", method="gres").report()
+        assert report["problems"] == {"bad-target-mask": 1} and report["num_samples"] == 2
+        report = evaluate_referring(view, "damaged", method="gres", protocol="original-size").report()
+        assert report["problems"] == {"no-mask": 1} and report["num_unanswered"] == 1
+    finally:
+        dataset.delete_sample_field("damaged")
+
+
 def test_predictions_are_checked(dataset, tmp_path):
     rows = json.loads((DATA / "grec_predictions.json").read_text())
     for row in rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import click
@@ -65,14 +66,16 @@ def grec(refs, instances, pred, splits, missing, baselines, random_k, seed, stri
         ]
         result = evaluate_grec(targets, answers, config)
         content = result.as_dict()
+        counted = list(compress(examples, result.counted))
         if ap:
             content["coco_stats_all_boxes"] = coco_average_precision(
-                targets, answers, protocol=protocol,
-                areas=[[t.area for t in e.targets] for e in examples],
-                iscrowd=[[t.iscrowd for t in e.targets] for e in examples],
+                [[t.box_xyxy for t in e.targets] for e in counted], list(compress(answers, result.counted)),
+                areas=[[t.area for t in e.targets] for e in counted],
+                iscrowd=[[t.iscrowd for t in e.targets] for e in counted],
+                protocol=protocol,
             )  # fmt: skip
         if baselines:
-            trivial = grec_baselines(examples, config, k=random_k, seed=seed)
+            trivial = grec_baselines(counted, config, k=random_k, seed=seed)
             content["baselines"] = {TITLES[name]: r.summary() for name, r in trivial.items()}
         report[split] = content
         c = result.columns

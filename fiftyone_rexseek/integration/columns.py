@@ -8,6 +8,7 @@ that a score in FiftyOne equals the score of the file.
 from __future__ import annotations
 
 import io
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from ..referring import RLE, Outcome, Segmentation
 from . import documents
 from .fields import flat_images
 from .selections import REJECTED_MASK
+
+logger = logging.getLogger(__name__)
 
 #: How far ``box_xyxy`` may be from ``bounding_box`` (relative to the image) before it counts as outdated.
 AGREEMENT = 1e-6
@@ -282,12 +285,11 @@ class _LabelReader:
         else:
             self.columns.boxes_xyxy = per_sample
         if self.with_masks:
-            triples = zip(self._masks, per_sample, widths, heights)
-            self.columns.segmentations = [
-                [_rle(d, box, w, h) for d, box in zip(labels, boxes)] for labels, boxes, w, h in triples
-            ]
-            pairs = zip(self._masks, per_sample)
-            self.columns.sources = [[_source(d, box) for d, box in zip(labels, boxes)] for labels, boxes in pairs]
+            self.columns.sources, self.columns.segmentations = [], []
+            for labels, boxes, width, height in zip(self._masks, per_sample, widths, heights):
+                pairs = [_segmentations(d, box, width, height) for d, box in zip(labels, boxes)]
+                self.columns.sources.append([source for source, _ in pairs])
+                self.columns.segmentations.append([rle for _, rle in pairs])
         return self.columns
 
     def _with_source(self, absolute: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -311,11 +313,17 @@ def _source(label: Mapping[str, Any], box_xyxy: np.ndarray) -> Segmentation | No
     return label.get("segmentation") if unmoved else None
 
 
-def _rle(label: Mapping[str, Any], box_xyxy: np.ndarray, width: int, height: int) -> RLE | None:
+def _segmentations(
+    label: Mapping[str, Any], box_xyxy: np.ndarray, width: int, height: int
+) -> tuple[Segmentation | None, RLE | None]:
+    """Those of :attr:`LabelColumns.sources` and :attr:`LabelColumns.segmentations`; a damaged one is none."""
     source = _source(label, box_xyxy)
     if source is not None:
-        return masks.compress(source, height, width)
-    return label_rle(label.get("mask"), label.get("mask_path"), box_xyxy, width, height)
+        try:
+            return source, masks.compress(source, height, width)
+        except DataError as e:
+            logger.warning("label %s has no usable segmentation: %s", label["_id"], e)
+    return None, label_rle(label.get("mask"), label.get("mask_path"), box_xyxy, width, height)
 
 
 def label_rle(mask: bytes | np.ndarray | None, mask_path: str | None, box_xyxy, width: int, height: int) -> RLE | None:

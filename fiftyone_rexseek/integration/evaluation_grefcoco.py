@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import compress
 from typing import Any
 
 import fiftyone as fo
@@ -61,11 +62,13 @@ def score_grec(columns: Columns, options: Mapping[str, Any]) -> Scored:
             [(b[2] - b[0]) * (b[3] - b[1]) if a is None else a for a, b in zip(row, boxes.tolist())]
             for row, boxes in zip(columns.gt.areas, columns.gt.boxes_xyxy)
         ]
+        counted = [list(compress(rows, result.counted)) for rows in (columns.gt.boxes_xyxy, answers, areas, columns.gt.iscrowd)]
+        boxes, given, areas, iscrowd = counted
         summary["coco_stats_all_boxes"] = coco_average_precision(
-            columns.gt.boxes_xyxy, answers, areas=areas, iscrowd=columns.gt.iscrowd, protocol=config.protocol
+            boxes, given, areas=areas, iscrowd=iscrowd, protocol=config.protocol
         )
     if options["baselines"] and columns.candidates is not None:
-        summary["baselines"] = _grec_baselines(columns, config)
+        summary["baselines"] = _grec_baselines(columns, config, result.counted)
     c = result.columns
     causes = _grec_causes(columns, result)
     summary["failures"] = count_causes(causes)
@@ -171,13 +174,14 @@ def _baseline_choices(columns: Columns) -> Iterator[tuple[str, list[np.ndarray]]
         yield title, baseline_choices(columns.candidates.counts, name, k=k)
 
 
-def _grec_baselines(columns: Columns, config: GrecConfig) -> dict[str, dict[str, Any]]:
+def _grec_baselines(columns: Columns, config: GrecConfig, counted: np.ndarray) -> dict[str, dict[str, Any]]:
     plain = GrecConfig(config.protocol, "all")
+    targets = list(compress(columns.gt.boxes_xyxy, counted))
     result = {}
     for title, chosen in _baseline_choices(columns):
         boxes = (b[c] for b, c in zip(columns.candidates.boxes_xyxy, chosen))
-        answers = [Answer(b, np.ones(len(b))) for b in boxes]
-        summary = evaluate_grec(columns.gt.boxes_xyxy, answers, plain).as_dict()
+        answers = [Answer(b, np.ones(len(b))) for b in compress(boxes, counted)]
+        summary = evaluate_grec(targets, answers, plain).as_dict()
         result[title] = {h.label: h.value for h in _grec_headlines(summary) if h.key != "missing"}
     return result
 
