@@ -110,7 +110,7 @@ class ImportingOperator(CallableOperator):
                 if new and not len(dataset):
                     dataset.delete()  # nothing was imported: leave nothing behind
             report = importer.report
-            return {"summary": report.summary(), "added": report.added, "existing": report.existing, "skipped": report.skipped}
+            return {"summary": importer.summary(), "added": report.added, "existing": report.existing, "skipped": report.skipped}
 
         def then(result):
             if not name:

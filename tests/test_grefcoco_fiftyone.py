@@ -1,6 +1,7 @@
 """gRefCOCO and the RefCOCO family in FiftyOne: import, export, zoo."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import fiftyone_rexseek.types as frt
+from fiftyone_rexseek.datasets import plain_pickle
 from fiftyone_rexseek.datasets.grefcoco import read_grefcoco
 from fiftyone_rexseek.errors import DataError, DownloadError
 from fiftyone_rexseek.integration import grefcoco
@@ -164,6 +166,85 @@ def test_one_split_and_missing_images(root, tmp_path):
         dataset.delete()
 
 
+def changed_copy(root, folder, change, pickled=False):
+    """The data set with its refs changed, the images where they were."""
+    refs, instances = json.loads(json.dumps(REFS)), json.loads((DATA / "grefcoco" / "instances.json").read_text())
+    change(refs, instances)
+    folder.mkdir()
+    (folder / "instances.json").write_text(json.dumps(instances))
+    path = folder / f"grefs(unc).{'p' if pickled else 'json'}"
+    path.write_bytes(pickle.dumps(refs) if pickled else json.dumps(refs).encode())
+    return dict(dataset_dir=str(folder), data_path=str(root / "images" / "train2014"), labels_path=path.name, splits="val")
+
+
+def imported(**options):
+    importer = grefcoco.GRefCOCODatasetImporter(**options)
+    dataset = fo.Dataset()
+    dataset.add_importer(importer, progress=False)
+    dataset.reload()
+    return dataset, importer
+
+
+def val_refs(refs):
+    return [r for r in refs if r["split"] == "val" and r["sentences"]]
+
+
+def test_what_only_a_pickle_holds_takes_nobody_with_it(root, tmp_path):
+    def change(refs, _):
+        first, second, third, *_ = val_refs(refs)
+        first["a"], second["b"] = {1, 2}, b"raw"
+        third["c"] = third
+
+    dataset, importer = imported(**changed_copy(root, tmp_path / "p", change, pickled=True))
+    try:
+        assert len(dataset) == FACTS["splits"]["val"]["expressions"]
+        lost = dataset.match_tags("problem:bad-extra")
+        assert importer.report.problems["bad-extra"] == len(lost) > 0
+        dataset.export(str(tmp_path / "out"), dataset_type=frt.GRefCOCODataset, export_media=False)
+    finally:
+        dataset.delete()
+    written = json.loads((tmp_path / "out" / "grefs(unc).json").read_text())
+    assert [r["a"] for r in written if "a" in r] == [[1, 2]] and [r["b"] for r in written if "b" in r] == ["raw"]
+
+
+def test_refs_without_sentences_may_hold_what_a_database_does_not(root, tmp_path):
+    odd = {"n": 2**70, "a.b": 1, "half": "\ud800"}
+
+    def change(refs, instances):
+        val_refs(refs)[0].update(odd, sentences=[])
+        refs.append({**val_refs(refs)[0], "split": "\ud800"})
+        instances["info"] = {"$date": 2**70}
+
+    options = changed_copy(root, tmp_path / "odd", change)
+    dataset, _ = imported(**options)
+    try:
+        assert dataset.info["referring_imports"]["grefcoco/val"]["problems"]["unknown-split"] == 1
+        dataset.export(str(tmp_path / "out"), dataset_type=frt.GRefCOCODataset, export_media=False)
+    finally:
+        dataset.delete()
+    [ref] = [r for r in json.loads((tmp_path / "out" / "grefs(unc).json").read_text()) if "n" in r]
+    assert ref.items() >= odd.items() and ref["sentences"] == []
+    assert json.loads((tmp_path / "out" / "instances.json").read_text())["info"] == {"$date": 2**70}
+
+
+@pytest.mark.parametrize("mask_storage", ["database", "none"])
+@pytest.mark.parametrize("segmentation", [{"counts": "12"}, [[1, 2, "three", 4, 5, 6]], [[2**70, 1]]], ids=str)
+def test_a_damaged_mask_is_left_out(root, tmp_path, segmentation, mask_storage):
+    def change(refs, instances):
+        wrong = next(r["ann_id"][0] for r in val_refs(refs) if r["ann_id"] != [-1])
+        row = next(a for a in instances["annotations"] if a["id"] == wrong)
+        row["segmentation"] = segmentation
+        image = next(i for i in instances["images"] if i["id"] == row["image_id"])
+        image["width"] += 1  # makes the reader look whether masks lie where the boxes do
+
+    dataset, importer = imported(**changed_copy(root, tmp_path / "m", change), mask_storage=mask_storage)
+    try:
+        assert len(dataset) == FACTS["splits"]["val"]["expressions"]
+        assert importer.report.problems["bad-mask"] >= len(dataset.match_tags("problem:bad-mask")) > 0
+    finally:
+        dataset.delete()
+
+
 @pytest.fixture
 def zoo():
     register()
@@ -199,3 +280,35 @@ def test_zoo_without_a_network_says_what_to_do(monkeypatch):
     monkeypatch.setattr(HfApi, "dataset_info", unreachable)
     with pytest.raises(DownloadError, match=r"FudanCVL/gRefCOCO.*ConnectionError.*source_dir=.*data_path="):
         foz.download_zoo_dataset("grefcoco", split="val", overwrite=True)
+
+
+def test_the_zoo_compares_once_all_splits_are_there(root, zoo, tmp_path, caplog):
+    zoo += ["part", "whole"]
+    dataset = foz.load_zoo_dataset("grefcoco", source_dir=str(root), splits=["val", "testA", "testB"], dataset_name="part")
+    assert dataset.info[grefcoco.INFO_KEY]["grefcoco"]["differences_from_published"] == {}
+    dataset = foz.load_zoo_dataset("grefcoco", source_dir=str(root), dataset_name="whole")
+    info = dataset.info[grefcoco.INFO_KEY]["grefcoco"]
+    assert set(info["splits"]) == {"train", "val", "testA", "testB"}
+    assert info["differences_from_published"]["expressions"] == [259_859, FACTS["n_expressions"]]
+    assert len([m for m in caplog.messages if "published" in m]) == 1
+    # refs without sentences are of several splits, and all come back
+    dataset.export(str(tmp_path), dataset_type=frt.GRefCOCODataset, export_media=False)
+    assert json.loads((tmp_path / "grefs(unc).json").read_text()) == REFS
+
+
+def test_the_partition_that_is_there_is_read(root, zoo, tmp_path):
+    folder = tmp_path / "refcocog"
+    folder.mkdir()
+    shutil.copy(DATA / "refcoco" / "instances.json", folder)
+    shutil.copy(DATA / "refcoco" / "refs(unc).p", folder / "refs(google).p")
+    zoo.append("o")
+    options = dict(source_dir=str(tmp_path), data_path=str(root / "images" / "train2014"), dataset_name="o", split="val")
+    assert len(foz.load_zoo_dataset("refcocog", **options))
+    refs = plain_pickle.load(folder / "refs(google).p")
+    refs[0]["split"] = "test"
+    refs.append({**refs[0], "sentences": 5})
+    (folder / "refs(umd).p").write_bytes(pickle.dumps(refs))
+    importer = grefcoco.RefCOCOgDatasetImporter(str(tmp_path))
+    assert importer.labels().name == "refs(umd).p" and importer.partition == "umd"
+    zoo.append("t")
+    assert len(foz.load_zoo_dataset("refcocog", **{**options, "dataset_name": "t", "split": "test"}))

@@ -33,6 +33,7 @@ def dataset():
 def test_written_files_are_read_again(name, folders, dataset, tmp_path):
     read, write = plugin.operator(f"import_{name}"), plugin.operator(f"export_{name}")
     assert read(dataset, dataset_dir=str(folders[name]))["added"] == len(dataset) > 0
+    assert ("published, found: expressions" in read(dataset, dataset_dir=str(folders[name]))["summary"]) == (name == "grefcoco")
     target, copy = tmp_path / "new" / "folder", f"{dataset.name}-copy"
     assert write(dataset.limit(4), export_dir=str(target))["count"] == 4
     assert list((target / "images").iterdir())

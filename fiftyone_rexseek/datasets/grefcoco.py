@@ -47,6 +47,17 @@ class Counts:
         pairs = {f.name: (getattr(self, f.name), getattr(found, f.name)) for f in fields(self)}
         return {k: v for k, v in pairs.items() if None not in v and v[0] != v[1]}
 
+    def __add__(self, other: Counts) -> Counts:
+        """Of two parts that share nothing; what one of them does not state is not known of both.
+
+        Example::
+
+            >>> Counts(expressions=10, images=3) + Counts(expressions=9)
+            Counts(expressions=19, single_target=None, multi_target=None, no_target=None, objects=None, images=None)
+        """
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return Counts(*(None if None in pair else sum(pair) for pair in pairs))
+
 
 #: Counts of the whole release, as published with the data set.
 PUBLISHED = Counts(

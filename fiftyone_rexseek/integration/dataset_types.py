@@ -102,6 +102,10 @@ class ExamplesImporter(foud.BatchDatasetImporter, foud.ImportPathsMixin):
         logger.info("%s", self.report.summary())
         return list(self.report.sample_ids)
 
+    def summary(self) -> str:
+        """What was imported, in words, after importing."""
+        return self.report.summary()
+
     def images(self) -> Any:
         """Folder of the images (or the dict given)."""
         if isinstance(self.data_path, dict):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from . import documents
 from .dataset_types import POINTER, REVISION, ExamplesExporter, ExamplesImporter, source_of
 from .fields import flat_images
 from .importers import INFO_KEY as IMPORTS_KEY
+from .importers import pack_extra, unpack_extra
 from .zoo_datasets import SourceDirDataset, fetch_snapshot
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,8 @@ class GRefCOCODatasetImporter(ExamplesImporter):
 
     Attributes:
         counts: what was found, after importing
-        differences: how that differs from what the authors published, ``{name: (published, found)}``
+        differences: how that differs from what the authors published, ``{name: (published, found)}``; empty while not
+            everything has been imported, or where ``splits`` are given
     """
 
     instances_path: str | os.PathLike | None = None
@@ -63,6 +66,7 @@ class GRefCOCODatasetImporter(ExamplesImporter):
     def __post_init__(self):
         super().__post_init__()
         self.splits = [self.splits] if isinstance(self.splits, str) else self.splits
+        self._everything = self.splits is None
         if self.splits is None and self.dataset_dir is not None:
             split = zoo_split(Path(self.dataset_dir))
             self.splits = None if split is None else [split]
@@ -80,6 +84,13 @@ class GRefCOCODatasetImporter(ExamplesImporter):
 
     def _published(self) -> grefcoco.Counts:
         return grefcoco.PUBLISHED
+
+    def _published_splits(self) -> Sequence[str]:
+        return SPLITS[:4]
+
+    def _together(self, splits: Iterable[grefcoco.Counts]) -> grefcoco.Counts:
+        """Counts of several splits, which share neither images nor objects."""
+        return reduce(add, splits)
 
     def instances(self) -> Path:
         """Path of the instances."""
@@ -102,25 +113,56 @@ class GRefCOCODatasetImporter(ExamplesImporter):
     def import_samples(self, dataset, tags=None, progress=None):
         ids = super().import_samples(dataset, tags=tags, progress=progress)
         self.counts = self._counter.counts
-        complete = self.splits is None and self.max_samples is None
-        if complete:
-            self.differences = self._published().differences(self.counts)
         found = ", ".join(f"{k} {v}" for k, v in asdict(self.counts).items())
         logger.info("%s has: %s", self.source, found)
+        info = dict(dataset.info.get(INFO_KEY, {}))
+        before = info.get(self.source, {})
+        splits = dict(before.get("splits", {}))
+        if self.splits is not None and len(self.splits) == 1 and self.max_samples is None:
+            splits[self.splits[0]] = asdict(self.counts)
+        self.differences = self._compare({name: grefcoco.Counts(**counts) for name, counts in splits.items()})
         if self.differences:
-            found = ", ".join(f"{n.replace('_', ' ')} {counted} of {published}" for n, (published, counted) in self.differences.items())
-            logger.warning("%s: this is not what was published, found: %s", self.source, found)
-        entry = dict(dataset.info.get(INFO_KEY, {}))
-        entry[self.source] = {
+            logger.warning("%s: %s", self.source, self._differences_in_words())
+        read = self.splits or SPLITS
+        refs = [row for row in before.get("refs_without_sentences", ()) if unpack_extra(row[1]).get("split") not in read]
+        refs += self._refs_without_sentences()
+        info[self.source] = {
             "counts": asdict(self.counts),
+            "splits": splits,
             "differences_from_published": {k: list(v) for k, v in self.differences.items()},
-            "header": {k: v for k, v in self._reader.index.header.items() if k != "licenses"},
-            "refs_without_sentences": [[position, dict(ref)] for position, ref in self._reader.without_sentences],
+            "header": pack_extra({k: v for k, v in self._reader.index.header.items() if k != "licenses"}),
+            "refs_without_sentences": sorted(refs, key=lambda row: row[0]),
         }
-        dataset.info[INFO_KEY] = entry
+        dataset.info[INFO_KEY] = info
         dataset.save()
         self._reader = None  # the index is large
         return ids
+
+    def summary(self):
+        return super().summary() + (f"; {self._differences_in_words()}" if self.differences else "")
+
+    def _compare(self, splits: dict[str, grefcoco.Counts]) -> dict[str, tuple[int, int]]:
+        """Differences from what was published, once all of it is there; the zoo imports one split after another."""
+        if not self._everything or self.max_samples is not None:
+            return {}
+        if self.splits is None:
+            return self._published().differences(self.counts)
+        wanted = self._published_splits()
+        if not splits.keys() >= set(wanted):
+            return {}
+        return self._published().differences(self._together(splits[name] for name in wanted))
+
+    def _differences_in_words(self) -> str:
+        rows = self.differences.items()
+        found = ", ".join(f"{name.replace('_', ' ')} {counted} of {published}" for name, (published, counted) in rows)
+        return f"this is not what was published, found: {found}"
+
+    def _refs_without_sentences(self) -> Iterator[list[Any]]:
+        for position, ref in self._reader.without_sentences:
+            try:
+                yield [position, pack_extra(ref)]
+            except DataError as e:
+                logger.warning("%s: ref %s has no sentence and is not kept for exports: %s", self.source, position, e)
 
 
 @dataclass(eq=False, repr=False)
@@ -128,7 +170,7 @@ class RefCOCODatasetImporter(GRefCOCODatasetImporter):
     """RefCOCO: ``refs(unc).p`` (plain containers only) or its JSON version; arguments as for gRefCOCO, and:
 
     Args:
-        partition: unc; for RefCOCOg umd (the default) or google
+        partition: unc; for RefCOCOg umd or google, by default umd where it is there
     """
 
     partition: str | None = None
@@ -137,13 +179,23 @@ class RefCOCODatasetImporter(GRefCOCODatasetImporter):
 
     def __post_init__(self):
         super().__post_init__()
-        self.family, self.partition = refcoco.family(self.source, self.partition)
+        self.family, self._default = refcoco.family(self.source, self.partition)
+
+    def labels(self):
+        labels = super().labels()
+        if self.partition is None:
+            self.partition = next((p for p in self.family.partitions if f"({p})" in labels.name), self._default)
+        return labels
 
     def _names(self):
-        return (f"refs({self.partition}).json", f"refs({self.partition}).p")
+        partitions = self.family.partitions if self.partition is None else (self.partition,)
+        return [f"refs({name}).{ending}" for name in partitions for ending in ("json", "p")]
 
     def _published(self):
         return self.family.published[self.partition]
+
+    def _published_splits(self):
+        return self.family.partitions[self.partition]
 
 
 class RefCOCOPlusDatasetImporter(RefCOCODatasetImporter):
@@ -156,6 +208,11 @@ class RefCOCOgDatasetImporter(RefCOCODatasetImporter):
     """RefCOCOg; see :class:`RefCOCODatasetImporter`."""
 
     source = "refcocog"
+
+    def _together(self, splits):
+        counts = super()._together(splits)
+        # Google's splits share images, though not objects
+        return replace(counts, images=None) if self.partition == "google" else counts
 
 
 class GRefCOCODatasetExporter(ExamplesExporter):
@@ -173,11 +230,11 @@ class GRefCOCODatasetExporter(ExamplesExporter):
         header: dict[str, Any] = {}
         self._without_sentences: list[tuple[int, dict]] = []
         for entry in info.values():
-            header = header or entry.get("header") or {}
+            header = header or unpack_extra(entry.get("header"))
         if isinstance(sample_collection, fo.Dataset) and len(info) == 1:
             # a view need not hold the refs that had nothing to say
             [entry] = info.values()
-            self._without_sentences = [(p, ref) for p, ref in entry.get("refs_without_sentences", ())]
+            self._without_sentences = [(p, unpack_extra(ref)) for p, ref in entry.get("refs_without_sentences", ())]
         empty = {"images": [], "annotations": [], "categories": []}
         self._index = index_instances({**empty, **header})
         self._index.header = dict(header)
@@ -340,7 +397,8 @@ class GRefCOCOZooDataset(SourceDirDataset):
         pointer.write_text(json.dumps({"source_dir": str(self.source_dir), "split": split}))
         importer = self._importer(Path(dataset_dir))
         refs = grefcoco.load_refs(importer.labels())
-        count = sum(len(r.get("sentences") or ()) for r in refs if isinstance(r, dict) and r.get("split") == split)
+        sentences = (r.get("sentences") for r in refs if isinstance(r, dict) and r.get("split") == split)
+        count = sum(len(s) for s in sentences if isinstance(s, list))
         if not count:
             raise DataError("no expression of this split", where=source_of(Path(dataset_dir)), expected=split)
         return self.dataset_type(), count, None
