@@ -101,6 +101,15 @@ def test_descriptions_are_written_resumed_and_recorded(dataset):
         describe_targets(dataset, "ground_truth", "expression", writer)
 
 
+def test_other_labels_of_a_described_sample_are_described(dataset):
+    """Also outside the App, where a view of labels is all there is to tell by."""
+    describe_targets(dataset, "ground_truth", "text", FakeWriter(), progress=False)
+    view = dataset.select_labels(ids=[dataset.skip(1).first().ground_truth.detections[1].id], fields="ground_truth")
+    assert describe_targets(view, "ground_truth", "text", FakeWriter(), progress=False).num_described == 1
+    assert dataset.values("text") == ["the 1", "the 1", None, None]
+    assert describe_targets(dataset.limit(1), "ground_truth", "text", FakeWriter(), progress=False).num_skipped == 1
+
+
 def test_a_broken_image_fails_alone(dataset):
     sample = dataset.first()
     with open(sample.filepath, "w") as file:

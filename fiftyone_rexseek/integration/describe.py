@@ -100,7 +100,8 @@ def describe_targets(
         objects_field: what is described
         text_field: where the texts go
         model: folder or repository of an image-text-to-text model, or an object such as a ``Describer``
-        resume: leave out samples that the same run (same model and objects) has described; those that failed are tried again
+        resume: leave out samples that the same run (same model and objects) has described; those that failed are tried
+            again, and so are those of which a view shows some of the labels only: their text may be about others
         overwrite: allow ``text_field`` to be a field of texts that no model wrote
         progress: as everywhere in FiftyOne
         load_options: of :meth:`Describer.from_pretrained` when the model is given by name
@@ -114,7 +115,7 @@ def describe_targets(
     dataset, run_key = samples._dataset, f"describe_{text_field}"
     name = model if isinstance(model, str) else str(model.facts().get("describer", type(model).__name__))
     settings = {"method": "describe_targets", "model": name, "objects": objects_field}
-    done = _described(dataset, samples, text_field, run_key, settings) if resume else set()
+    done = _described(samples, objects_field, text_field, run_key, settings) if resume else set()
     writer = Describer.from_pretrained(model, **(load_options or {})) if isinstance(model, str) else model
     for suffix in ("", OUTCOME, ANSWER, ERROR):
         dataset.add_sample_field(text_field + suffix, fo.StringField)
@@ -193,7 +194,8 @@ def _write(dataset, text_field: str, found: Mapping[str, Description]) -> None:
         dataset.set_values(text_field + suffix, values, key_field="id")
 
 
-def _described(dataset, samples, text_field: str, run_key: str, settings: Mapping[str, Any]) -> set[str]:
+def _described(samples, objects_field: str, text_field: str, run_key: str, settings: Mapping[str, Any]) -> set[str]:
+    dataset = samples._dataset
     if run_key not in dataset.list_runs() or not samples.has_sample_field(text_field + OUTCOME):
         return set()
     config = dataset.get_run_info(run_key).config
@@ -201,8 +203,13 @@ def _described(dataset, samples, text_field: str, run_key: str, settings: Mappin
     if differs:
         logger.warning("field %r: other %s than before; all samples are described again", text_field, ", ".join(differs))
         return set()
-    ids, outcomes = samples.values(["id", text_field + OUTCOME])
-    return {i for i, outcome in zip(ids, outcomes) if outcome is not None and outcome != Outcome.FAILED.value}
+    labels = f"{objects_field}.detections.id"
+    ids, outcomes, shown = samples.values(["id", text_field + OUTCOME, labels])
+    done = {i: s for i, o, s in zip(ids, outcomes, shown) if o is not None and o != Outcome.FAILED.value}
+    if isinstance(samples, fo.Dataset):
+        return set(done)
+    stored = dict(zip(*dataset.select(list(done)).values(["id", labels])))
+    return {i for i in done if done[i] == stored.get(i)}
 
 
 def _record(dataset, run_key: str, settings: Mapping[str, Any]) -> None:
