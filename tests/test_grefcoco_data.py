@@ -249,6 +249,7 @@ def test_images_missing_on_disk_are_counted_and_skipped(tmp_path):
         ({"bbox": None}, "bad-annotation"),
         ({"image_id": 4}, "annotation-without-image"),
         ({"category_id": 9}, "unknown-category"),
+        ({"bbox": [1, 2, 0, 4]}, "empty-box"),
         ({"area": float("inf")}, "bad-annotation"),
         ({"id": 2**64}, "bad-annotation"),
         ({"id": [2]}, "bad-annotation"),

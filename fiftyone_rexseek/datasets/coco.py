@@ -136,7 +136,7 @@ def index_instances(
     """:func:`read_instances` of a document that is already loaded.
 
     Kinds of problems: ``bad-image``, ``duplicate-image``, ``bad-category``, ``bad-annotation``, ``duplicate-annotation``,
-    ``annotation-without-image``, ``unknown-category`` (tolerated: the label is then the id).
+    ``annotation-without-image``, and tolerated: ``unknown-category`` (the label is then the id), ``empty-box``.
 
     Example::
 
@@ -220,6 +220,8 @@ def _add_annotations(index: InstancesIndex, rows: Iterable, log: ProblemLog, whe
                 expected="finite [x, y, width, height] and area, no negative size", found=[*row["bbox"], row.get("area")],
             )  # fmt: skip
             continue
+        if not (w and h):
+            log.add("empty-box", f"{where}: annotation {key}", "has a box without area, which no answer can match", found=row["bbox"])
         if key in annotations:
             log.add("duplicate-annotation", f"{where}: annotation {key}", "appears twice; the first one is kept")
             continue
