@@ -12,7 +12,11 @@ from fiftyone_rexseek.datasets.humanref import DOMAINS, read_humanref
 from fiftyone_rexseek.datasets.refcoco import FAMILY
 from fiftyone_rexseek.datasets.refs import SPLITS
 from fiftyone_rexseek.integration.dataset_types import HumanRefDatasetExporter, HumanRefDatasetImporter
-from fiftyone_rexseek.integration.grefcoco import GRefCOCODatasetExporter, importer_for
+from fiftyone_rexseek.integration.grefcoco import (
+    GRefCOCODatasetExporter,
+    RefCOCODatasetExporter,
+    importer_for,
+)
 
 from .calling import dropdown, plural
 from .files import ExportingOperator, ImportingOperator
@@ -95,3 +99,8 @@ class ExportHumanRef(ExportingOperator):
 class ExportGRefCOCO(ExportingOperator):
     about = "export_grefcoco", "Export as gRefCOCO", 'Samples as gRefCOCO\'s "grefs(unc).json", instances.json and images/'
     exporter = GRefCOCODatasetExporter
+
+
+class ExportRefCOCO(ExportingOperator):
+    about = "export_refcoco", "Export as RefCOCO", 'Samples with one target as RefCOCO\'s "refs(unc).json", instances.json and images/'
+    exporter = RefCOCODatasetExporter

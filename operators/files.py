@@ -173,7 +173,7 @@ class ExportingOperator(CallableOperator):
                 target.export(dataset_exporter=exporter, progress=progress)
             left_out = len(target) - exporter.count
             summary = f"{plural(exporter.count)} in `{folder}`"
-            summary += f"; {left_out:,} without ground truth left out" if left_out else ""
+            summary += f"; {left_out:,} without {exporter.kept or 'ground truth'} left out" if left_out else ""
             return {"summary": summary, "count": exporter.count}
 
         return perform(ctx, self, "Exporting", work)

@@ -22,7 +22,7 @@ from fiftyone_rexseek.datasets.grefcoco import (
     write_grefcoco,
 )
 from fiftyone_rexseek.datasets.grefcoco_predictions import box_rows, load_rows, mask_rows, pair_rows
-from fiftyone_rexseek.datasets.refcoco import FAMILY, read_refcoco
+from fiftyone_rexseek.datasets.refcoco import FAMILY, read_refcoco, write_refcoco
 from fiftyone_rexseek.datasets.refs import RefsReader, to_refs
 from fiftyone_rexseek.datasets.rle_check import rle_problems
 from fiftyone_rexseek.errors import ConfigError, DataError, ProblemLog
@@ -103,7 +103,8 @@ def test_edited_examples_are_written_as_they_are():
 
     examples = list(read_grefcoco(DATA / "grefcoco"))
     first = next(e for e in examples if e.num_targets > 1)
-    ref = to_refs([replace(first, targets=first.targets[:1], expression="New one")])[0]
+    edited = replace(first, targets=first.targets[:1], expression="New one")
+    ref = to_refs([edited])[0]
     assert ref["ann_id"] == [first.targets[0].object_id] and ref["no_target"] is False
     assert ref["sentences"][0]["raw"] == "New one"
     bare = replace(first, extra={}, targets=())
@@ -112,6 +113,34 @@ def test_edited_examples_are_written_as_they_are():
     document = to_instances([first])
     index = index_instances(document, ProblemLog(strict=True))
     assert next(iter(RefsReader(to_refs([replace(first, extra={})]), index))).targets == first.targets
+
+
+def test_edited_examples_are_read_without_a_problem(tmp_path):
+    reader = read_grefcoco(DATA / "grefcoco")
+    examples = [e for e in reader if e.num_targets > 1][:3]
+    changed = [replace(e, targets=e.targets[:n]) for n, e in enumerate(examples)]
+    write_grefcoco(tmp_path / "grefs(unc).json", tmp_path / "instances.json", changed, index=reader.index)
+    again = read_grefcoco(tmp_path, problems=ProblemLog(strict=True))
+    assert [e.targets for e in again] == [e.targets for e in changed]
+
+
+def test_refcoco_round_trip(tmp_path):
+    reader = read_refcoco(DATA / "refcoco")
+    paths = tmp_path / "refs(unc).json", tmp_path / "instances.json"
+    write_refcoco(*paths, reader, index=reader.index)
+    assert json.loads(paths[0].read_text()) == plain_pickle.load(DATA / "refcoco" / "refs(unc).p")
+    general = next(e for e in read_grefcoco(DATA / "grefcoco") if e.num_targets > 1)
+    edited = [replace(general, targets=general.targets[:1]), replace(general, targets=general.targets[1:2], extra={})]
+    write_refcoco(*paths, edited)
+    again = read_refcoco(tmp_path, problems=ProblemLog(strict=True))
+    found = {t.object_id: t for e in again for t in e.targets}
+    assert found == {t.object_id: t for e in edited for t in e.targets}
+    for ref in json.loads(paths[0].read_text()):
+        # what the refer API indexes by
+        assert isinstance(ref["ann_id"], int) and isinstance(ref["category_id"], int) and "no_target" not in ref
+        assert ref["sent_ids"] == [s["sent_id"] for s in ref["sentences"]]
+    with pytest.raises(DataError, match="have one target"):
+        write_refcoco(*paths, [general])
 
 
 def test_the_pickled_family():

@@ -312,3 +312,24 @@ def test_the_partition_that_is_there_is_read(root, zoo, tmp_path):
     assert importer.labels().name == "refs(umd).p" and importer.partition == "umd"
     zoo.append("t")
     assert len(foz.load_zoo_dataset("refcocog", **{**options, "dataset_name": "t", "split": "test"}))
+
+
+def test_refcoco_there_and_back(root, dataset, tmp_path):
+    source = fo.Dataset.from_dir(str(root), dataset_type=frt.RefCOCODataset)
+    try:
+        source.export(str(tmp_path / "same"), dataset_type=frt.RefCOCODataset, export_media="symlink")
+    finally:
+        source.delete()
+    written = json.loads((tmp_path / "same" / "refs(unc).json").read_text())
+    assert written == plain_pickle.load(DATA / "refcoco" / "refs(unc).p")
+    exporter = grefcoco.RefCOCODatasetExporter(str(tmp_path / "single"), export_media="symlink")
+    dataset.export(dataset_exporter=exporter)
+    single = dataset.match(fo.ViewField("num_targets") == 1)
+    again = fo.Dataset.from_dir(str(tmp_path / "single"), dataset_type=frt.RefCOCODataset, strict=True)
+    try:
+        assert len(again) == exporter.count == len(single) < len(dataset)
+        assert again.values("expression") == single.values("expression")
+        assert again.values("ground_truth.detections.object_id") == single.values("ground_truth.detections.object_id")
+    finally:
+        again.delete()
+    assert len(list((tmp_path / "single" / "images").iterdir())) == len(single.distinct("filepath"))

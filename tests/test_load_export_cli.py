@@ -116,6 +116,9 @@ def test_one_split_of_refcoco(run, name, tmp_path):
     done = run("load", "refcoco", tmp_path, "--split", "testA", "--max-samples", 3, "--name", name)
     dataset = fo.load_dataset(name)
     assert done.code == 0 and len(dataset) == 3 == len(dataset.match_tags("testA"))
+    done = run("export", "refcoco", name, tmp_path / "out", "--benchmark", "refcoco+")
+    assert done.code == 0 and "3 samples in" in done.out, done.err
+    assert json.loads((tmp_path / "out" / "refs(unc).json").read_text())
     wrong = run("load", "refcoco", tmp_path, "--partition", "google", "--name", name)
     assert wrong.code == 1 and "google" in wrong.err and "unc" in wrong.err
 

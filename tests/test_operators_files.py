@@ -44,6 +44,19 @@ def test_written_files_are_read_again(name, folders, dataset, tmp_path):
         fo.delete_dataset(copy)
 
 
+def test_refcoco_is_written_from_the_samples_with_one_target(folders, dataset, tmp_path):
+    plugin.operator("import_grefcoco")(dataset, dataset_dir=str(folders["grefcoco"]))
+    single = dataset.match(fo.ViewField("num_targets") == 1)
+    result = plugin.operator("export_refcoco")(dataset, export_dir=str(tmp_path / "out"))
+    left_out = len(dataset) - len(single)
+    assert result["count"] == len(single) and f"{left_out} without exactly one target left out" in result["summary"]
+    name = f"{dataset.name}-single"
+    try:
+        assert plugin.operator("import_refcoco")(dataset, dataset_dir=str(tmp_path / "out"), dataset_name=name)["added"] == len(single)
+    finally:
+        fo.delete_dataset(name)
+
+
 def test_refcoco_offers_the_partitions_and_splits_of_the_benchmark(dataset, tmp_path):
     first = plugin.form("import_refcoco", dataset)
     assert "partition" not in first

@@ -63,6 +63,17 @@ def grefcoco(dataset, folder, saved_view, media, gt_field):
     _export(dataset, folder, saved_view, media, gt_field, GRefCOCODatasetExporter)
 
 
+@export.command()
+@_common
+@click.option("--benchmark", type=click.Choice(["refcoco", "refcoco+", "refcocog"]), default="refcoco", show_default=True)
+def refcoco(dataset, folder, saved_view, media, gt_field, benchmark):
+    """RefCOCO, RefCOCO+ or RefCOCOg: "refs(...).json" and instances.json in FOLDER; samples with one target."""
+    from ..integration import grefcoco as family
+
+    exporter = family.RefCOCOgDatasetExporter if benchmark == "refcocog" else family.RefCOCODatasetExporter
+    _export(dataset, folder, saved_view, media, gt_field, exporter)
+
+
 def _export(dataset, folder, saved_view, media, gt_field, exporter_class) -> None:
     samples = _view(dataset, saved_view)
     export_media = {"copy": True, "link": "symlink", "none": False}[media]
@@ -70,7 +81,8 @@ def _export(dataset, folder, saved_view, media, gt_field, exporter_class) -> Non
     with _writing(folder):
         samples.export(dataset_exporter=exporter, progress=True)
     left_out = len(samples) - exporter.count
-    click.echo(f"{exporter.count} samples in {folder}" + (f"; {left_out} without {gt_field} left out" if left_out else ""))
+    without = f"; {left_out} without {exporter.kept or gt_field} left out" if left_out else ""
+    click.echo(f"{exporter.count} samples in {folder}{without}")
 
 
 @contextmanager

@@ -172,15 +172,27 @@ def write_grefcoco(
             moved. Without it categories are numbered in order of appearance.
         without_sentences: refs that gave no example, with their positions (see :class:`~.refs.RefsReader`)
     """
-    builder = RefsBuilder()
+    return write_files(RefsBuilder(), refs_path, instances_path, examples, index, without_sentences)
+
+
+def write_files(
+    builder: RefsBuilder,
+    refs_path: str | Path,
+    instances_path: str | Path,
+    examples: Iterable[ReferringExample],
+    index: InstancesIndex | None,
+    without_sentences: Iterable[tuple[int, Mapping[str, Any]]],
+) -> int:
+    """Writer for any member of the family: ``builder`` says how its refs look."""
 
     def collected() -> Iterator[ReferringExample]:
         for example in examples:
             builder.add(example)
             yield example
 
-    _write_json(instances_path, to_instances(collected(), index))
-    refs = builder.refs(without_sentences)
+    document = to_instances(collected(), index)
+    _write_json(instances_path, document)
+    refs = builder.refs(without_sentences, {a["id"]: a["category_id"] for a in document["annotations"]})
     _write_json(refs_path, refs)
     return len(refs)
 

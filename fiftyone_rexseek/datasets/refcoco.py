@@ -6,14 +6,16 @@ admits plain containers only; JSON files of the same content are read as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..errors import ConfigError, ProblemLog
+from ..errors import ConfigError, DataError, ProblemLog
+from ..referring import ReferringExample
 from .coco import InstancesIndex
-from .grefcoco import Counts, open_reader
-from .refs import RefsReader
+from .grefcoco import Counts, open_reader, write_files
+from .refs import RefsBuilder, RefsReader
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,31 @@ def read_refcoco(
     _, partition = family(name, partition)
     names = (f"refs({partition}).json", f"refs({partition}).p")
     return open_reader(refs, instances, names, (name,), splits, problems, image_dir)
+
+
+def write_refcoco(
+    refs_path: str | Path,
+    instances_path: str | Path,
+    examples: Iterable[ReferringExample],
+    *,
+    index: InstancesIndex | None = None,
+    without_sentences: Iterable[tuple[int, Mapping[str, Any]]] = (),
+) -> int:
+    """Writes examples with one target each as the JSON version of ``refs(...).p``, and ``instances.json``.
+
+    Arguments as :func:`~.grefcoco.write_grefcoco`; returns the number of refs.
+
+    Raises:
+        DataError: an example has no target or several
+    """
+
+    def checked() -> Iterator[ReferringExample]:
+        for example in examples:
+            if len(example.targets) != 1:
+                raise DataError(
+                    "RefCOCO's expressions have one target", where=f"expression {example.expression_id!r}", expected=1,
+                    found=len(example.targets), advice="Leave it out, or write gRefCOCO's format.",
+                )  # fmt: skip
+            yield example
+
+    return write_files(RefsBuilder(single=True), refs_path, instances_path, checked(), index, without_sentences)

@@ -217,9 +217,14 @@ def _text(sentence: Any) -> str | None:
 
 
 class RefsBuilder:
-    """Collects examples into refs, one at a time; see :func:`to_refs`."""
+    """Collects examples into refs, one at a time; see :func:`to_refs`.
 
-    def __init__(self):
+    Args:
+        single: write refs as RefCOCO has them: ids as plain numbers, since there is one target, and ``sent_ids``
+    """
+
+    def __init__(self, single: bool = False):
+        self.single = single
         self._refs: dict[Any, dict[str, Any]] = {}
         self._positions: dict[Any, int] = {}
 
@@ -235,8 +240,23 @@ class RefsBuilder:
             self._refs[key] = _new_ref(example, extra, targets)
         self._refs[key]["sentences"].append(_sentence(example, sentence))
 
-    def refs(self, without_sentences: Iterable[tuple[int, Mapping[str, Any]]] = ()) -> list[dict[str, Any]]:
-        """All refs so far, and those of a file that had no sentences, in the order of the file."""
+    def refs(
+        self,
+        without_sentences: Iterable[tuple[int, Mapping[str, Any]]] = (),
+        category_ids: Mapping[Any, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """All refs so far, and those of a file that had no sentences, in the order of the file.
+
+        Args:
+            category_ids: category by annotation id, for refs whose targets are not those of their source
+        """
+        for (*_, targets), ref in self._refs.items():
+            if ref.get("category_id", 0) is None:
+                del ref["category_id"]
+                if category_ids is not None:
+                    ref["category_id"] = [category_ids[i] for i in targets] or [NO_TARGET]
+            if self.single:
+                _make_single(ref, targets)
         rows = [(self._positions[key], ref) for key, ref in self._refs.items()]
         rows += [(position, dict(ref)) for position, ref in without_sentences]
         return [ref for _, ref in sorted(rows, key=lambda row: row[0])]
@@ -269,9 +289,19 @@ def _new_ref(example: ReferringExample, extra: dict[str, Any], targets: tuple) -
     source = tuple(i for i in dict.fromkeys(_as_list(extra.get("ann_id"))) if i != NO_TARGET)
     if "ann_id" not in extra or source != targets:
         ref["ann_id"] = list(targets) or [NO_TARGET]
-        ref.pop("category_id", None)
+        ref["category_id"] = None  # which it is, RefsBuilder.refs is told
         ref["no_target"] = not targets
     return ref
+
+
+def _make_single(ref: dict[str, Any], targets: tuple) -> None:
+    [ref["ann_id"]] = targets
+    if isinstance(ref.get("category_id"), list) and ref["category_id"]:
+        ref["category_id"] = ref["category_id"][0]
+    ref.pop("no_target", None)
+    sent_ids = ref.get("sent_ids")
+    if not isinstance(sent_ids, list) or len(sent_ids) != len(ref["sentences"]):
+        ref["sent_ids"] = [sentence.get("sent_id") for sentence in ref["sentences"]]
 
 
 def _sentence(example: ReferringExample, source: Mapping[str, Any] | None) -> dict[str, Any]:

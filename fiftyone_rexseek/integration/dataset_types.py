@@ -155,9 +155,11 @@ class ExamplesExporter(foud.BatchDatasetExporter, foud.ExportPathsMixin):
 
     Attributes:
         count: the number of samples written, after exporting; those without ground truth are left out
+        kept: what samples must have, in words, where ground truth alone is not enough
     """
 
     default_labels: str
+    kept: str | None = None
 
     def __init__(
         self,

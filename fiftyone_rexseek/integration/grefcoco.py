@@ -224,6 +224,8 @@ class GRefCOCODatasetExporter(ExamplesExporter):
     """
 
     default_labels = "grefs(unc).json"
+    _sources = ("grefcoco", *refcoco.FAMILY)
+    _write = staticmethod(grefcoco.write_grefcoco)
 
     def export_samples(self, sample_collection, progress=None):
         info = sample_collection._dataset.info.get(INFO_KEY, {})
@@ -233,8 +235,9 @@ class GRefCOCODatasetExporter(ExamplesExporter):
             header = header or unpack_extra(entry.get("header"))
         if isinstance(sample_collection, fo.Dataset) and len(info) == 1:
             # a view need not hold the refs that had nothing to say
-            [entry] = info.values()
-            self._without_sentences = [(p, unpack_extra(ref)) for p, ref in entry.get("refs_without_sentences", ())]
+            [(source, entry)] = info.items()
+            refs = entry.get("refs_without_sentences", ()) if source in self._sources else ()
+            self._without_sentences = [(p, unpack_extra(ref)) for p, ref in refs]
         empty = {"images": [], "annotations": [], "categories": []}
         self._index = index_instances({**empty, **header})
         self._index.header = dict(header)
@@ -266,13 +269,34 @@ class GRefCOCODatasetExporter(ExamplesExporter):
 
     def write(self, examples):
         numbered = _Numbered(self._first_free_id)
-        return grefcoco.write_grefcoco(
+        return self._write(
             self.labels_path,
             self.labels_path.parent / grefcoco.INSTANCES_NAME,
             map(numbered, examples),
             index=self._index,
             without_sentences=self._without_sentences,
         )
+
+
+class RefCOCODatasetExporter(GRefCOCODatasetExporter):
+    """Writes ``refs(unc).json`` and ``instances.json`` beside ``images/``; see :class:`GRefCOCODatasetExporter`.
+
+    RefCOCO's expressions have one target: samples without a target or with several are left out.
+    """
+
+    default_labels = "refs(unc).json"
+    kept = "exactly one target"
+    _sources = tuple(refcoco.FAMILY)
+    _write = staticmethod(refcoco.write_refcoco)
+
+    def _placed(self, pairs):
+        return super()._placed(pair for pair in pairs if len(pair[0].targets) == 1)
+
+
+class RefCOCOgDatasetExporter(RefCOCODatasetExporter):
+    """Writes ``refs(umd).json`` and ``instances.json``; see :class:`RefCOCODatasetExporter`."""
+
+    default_labels = "refs(umd).json"
 
 
 class _Numbered:
@@ -327,24 +351,30 @@ class GRefCOCODataset(fot.Dataset):
 
 
 class RefCOCODataset(GRefCOCODataset):
-    """RefCOCO's format: ``refs(unc).p`` or ``.json``, and ``instances.json``; exported as gRefCOCO is."""
+    """RefCOCO's format: ``refs(unc).p`` or ``.json``, and ``instances.json``; written as ``.json``."""
 
     def get_dataset_importer_cls(self):
         return RefCOCODatasetImporter
 
+    def get_dataset_exporter_cls(self):
+        return RefCOCODatasetExporter
 
-class RefCOCOPlusDataset(GRefCOCODataset):
+
+class RefCOCOPlusDataset(RefCOCODataset):
     """RefCOCO+'s format; see :class:`RefCOCODataset`."""
 
     def get_dataset_importer_cls(self):
         return RefCOCOPlusDatasetImporter
 
 
-class RefCOCOgDataset(GRefCOCODataset):
+class RefCOCOgDataset(RefCOCODataset):
     """RefCOCOg's format (``refs(umd).p`` or ``refs(google).p``); see :class:`RefCOCODataset`."""
 
     def get_dataset_importer_cls(self):
         return RefCOCOgDatasetImporter
+
+    def get_dataset_exporter_cls(self):
+        return RefCOCOgDatasetExporter
 
 
 def zoo_split(folder: Path) -> str | None:
@@ -476,6 +506,6 @@ def importer_for(source: str) -> type[GRefCOCODatasetImporter]:
 
 __all__ = [
     "SPLITS", "GRefCOCODataset", "GRefCOCODatasetExporter", "GRefCOCODatasetImporter", "GRefCOCOZooDataset",
-    "RefCOCODataset", "RefCOCOPlusDataset", "RefCOCOPlusZooDataset", "RefCOCOZooDataset", "RefCOCOgDataset",
-    "RefCOCOgZooDataset", "importer_for",
+    "RefCOCODataset", "RefCOCODatasetExporter", "RefCOCOPlusDataset", "RefCOCOPlusZooDataset", "RefCOCOZooDataset", "RefCOCOgDataset",
+    "RefCOCOgDatasetExporter", "RefCOCOgZooDataset", "importer_for",
 ]  # fmt: skip
