@@ -96,6 +96,20 @@ def test_export_gives_back_the_refs(dataset, tmp_path):
     assert written["licenses"] == source["licenses"]
 
 
+def test_export_of_a_dataset_whose_refs_were_kept_as_they_are(dataset, tmp_path):
+    """As datasets were written that kept neither splits nor packed fields."""
+    older = dataset.clone()
+    refs = [[i, ref] for i, ref in enumerate(REFS) if not ref["sentences"]]
+    header = {"categories": json.loads((DATA / "grefcoco" / "instances.json").read_text())["categories"]}
+    older.info[grefcoco.INFO_KEY] = {"grefcoco": {"counts": {}, "header": header, "refs_without_sentences": refs}}
+    older.save()
+    try:
+        older.export(str(tmp_path), dataset_type=frt.GRefCOCODataset, export_media=False)
+    finally:
+        older.delete()
+    assert json.loads((tmp_path / "grefs(unc).json").read_text()) == REFS
+
+
 def test_export_of_samples_made_by_hand(tmp_path):
     image = tmp_path / "a.png"
     Image.new("RGB", (40, 20)).save(image)
