@@ -48,7 +48,8 @@ class ReferringError(Exception):
             message += f"; found {_shorten(found)}"
         if advice:
             message += f". {advice}"
-        super().__init__(message)
+        # half a character, as JSON may hold, cannot be printed or stored
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
 class DataError(ReferringError, ValueError):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fiftyone_rexseek.datasets.grefcoco import read_grefcoco
 from fiftyone_rexseek.datasets.refcoco import read_refcoco
-from fiftyone_rexseek.errors import CheckpointError, DataError
+from fiftyone_rexseek.errors import CheckpointError, DataError, ProblemLog
 from fiftyone_rexseek.integration import zoo_datasets
 from fiftyone_rexseek.integration.zoo_datasets import extract
 
@@ -154,3 +154,9 @@ def test_no_code_trusts_what_it_loads():
         assert not re.search(r"trust_remote_code\s*=\s*True", text), path
         if path.name != "plain_pickle.py":  # the reader that builds nothing but plain containers
             assert not re.search(r"\b(pickle|dill|joblib|cloudpickle)\.(loads?|Unpickler)\(|allow_pickle\s*=\s*True", text), path
+
+
+def test_half_a_character_can_be_printed():
+    log = ProblemLog()
+    log.add("unknown-split", "ref \ud800", "has an unknown split", found="\udfff")
+    assert log.summary().encode() and str(DataError("bad", found="\ud800")) == "bad; found \\ud800"

@@ -402,7 +402,7 @@ def _record(dataset: fo.Dataset, report: ImportReport, info: Mapping[str, Any], 
     entry = {k: v for k, v in asdict(report).items() if k != "sample_ids"}
     entry["imported_at"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     # half characters are no text to a database
-    entry["first_problems"] = [str(p).encode("utf-8", "backslashreplace").decode() for p in list(log)[:20]]
+    entry["first_problems"] = [str(p) for p in list(log)[:20]]
     entry.update(info)
     imports = dict(dataset.info.get(INFO_KEY, {}))
     name = report.source if report.split is None else f"{report.source}/{report.split}"
