@@ -25,7 +25,7 @@ browser: $(STAMP)
 test: $(STAMP) browser
 	@status=0; set -x; \
 	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/app || status=$$?; \
-	$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/app || status=$$?; \
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/app || status=$$?; \
 	exit $$status
 
 lint: $(STAMP)

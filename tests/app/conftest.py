@@ -1,6 +1,6 @@
 """The real App in a real browser: one server and one Chromium for all tests of this folder that run in one process.
 
-Side by side (``pytest -n 2 --dist loadgroup tests/app``) each process has its own, with a database, a plugin folder and ports
+Side by side (``pytest -n 2 tests/app``) each process has its own, with a database, a plugin folder and ports
 of its own: see the conftest.py of the repository.
 
 Without Chromium or playwright these tests are skipped and say so; ``make test`` installs both where it can.
@@ -23,6 +23,7 @@ import fiftyone as fo
 import plugin
 import pytest
 from fiftyone.constants import SERVER_DIR
+from xdist.scheduler import LoadFileScheduling
 
 SHOTS = plugin.ROOT / "tests" / "screenshots"
 # fmt: off
@@ -43,16 +44,26 @@ STILL = """addEventListener("DOMContentLoaded", () => {
 });"""
 
 #: Files whose tests ask a model of the server: on one server, which imports torch for all of them.
-WITH_MODEL = {"test_models.py", "test_referring_panel.py", "test_restart.py"}
+WITH_MODEL = ("test_models.py", "test_referring_panel.py", "test_restart.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class ByServer(LoadFileScheduling):
+    """File by file, but the files with a model together."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return "models" if file.endswith(WITH_MODEL) else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByServer(config, log)
+
+
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.app)
-            item.add_marker(pytest.mark.xdist_group("models" if item.path.name in WITH_MODEL else item.path.stem))
 
 
 def _chromium() -> str | None:

@@ -5,9 +5,8 @@ from evaluated import make_dataset
 from PIL import Image
 
 from fiftyone_rexseek.datasets.scenes import generate_scene
-from fiftyone_rexseek.integration import comparison, results
+from fiftyone_rexseek.integration import comparison, failures, results
 from fiftyone_rexseek.integration.evaluation import evaluate_referring
-from fiftyone_rexseek.integration.failures import CAUSE_COLORS
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,7 @@ def test_numbers_clicks_and_comparison(app, dataset):
     app.wait_for_count(seen.targets[0].count)
 
     # a cause opens its samples, and a view of its own is saved
-    causes = sorted(seen.causes.items(), key=lambda item: item[1])
+    causes = sorted(failures.counts_by_cause(seen).items(), key=lambda item: item[1])
     click_bar(page, "Answers by cause", len(causes) - 2)
     app.wait_for_count(causes[-2][1])
     page.get_by_role("button", name="Save a view per cause").click()
@@ -126,7 +125,7 @@ def test_numbers_clicks_and_comparison(app, dataset):
     # at once, in the open App: each sample says its cause, in the cause's colour
     chip = page.locator("[data-cy=fo-grid]").get_by_text("exact", exact=True).first
     chip.wait_for()
-    green = tuple(bytes.fromhex(CAUSE_COLORS["exact"][1:]))
+    green = tuple(bytes.fromhex(failures.CAUSE_COLORS["exact"][1:]))
     app.until(lambda: chip.evaluate("e => getComputedStyle(e).backgroundColor") == f"rgb{green}", "it is green")
     app.shot("results-panel-colours")
     plot(page, "Answers by cause")
@@ -153,8 +152,8 @@ def test_numbers_clicks_and_comparison(app, dataset):
     app.shot("results-panel-right-wrong")
 
     # a run of fewer causes takes the place of this one entirely
-    small = results.overview(dataset, results.get_run(dataset, "small")).causes
-    assert bars(page, "Answers by cause") == sorted(seen.causes.values()) and len(small) < len(seen.causes)
+    small = failures.counts_by_cause(results.overview(dataset, results.get_run(dataset, "small")))
+    assert bars(page, "Answers by cause") == sorted(count for _, count in causes) and len(small) < len(causes)
     page.get_by_role("combobox").filter(has_text="protocol").first.click()
     page.get_by_role("option").filter(has_text="small -").click()
     app.until(lambda: bars(page, "Answers by cause") == sorted(small.values()), "the causes of 'small' are shown")
