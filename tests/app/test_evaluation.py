@@ -33,7 +33,8 @@ def demo(tmp_path_factory):
     """The demo, small; its answers are not those of the packaged models, which may change and take long to import."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "load", lambda name, *weights, **options: Selector() if name == "rexseek-tiny" else Segmenter())
-        made = build(tmp_path_factory.mktemp("demo"), num_scenes=NUM_SCENES, seed=7, name=NAME)
+        # a second process would have the packaged models
+        made = build(tmp_path_factory.mktemp("demo"), num_scenes=NUM_SCENES, seed=7, name=NAME, side_by_side=False)
     # the run that the operator is to make
     made.dataset.delete_evaluation("eval_random_2")
     yield made
