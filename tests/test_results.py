@@ -280,6 +280,19 @@ class TestPeoplesOwnDatasets:
         targets = with_candidates.count("ground_truth.detections")
         assert statistics.load(dataset, "some")["ceiling"]["num_targets"] == targets
 
+    def test_a_model_that_draws_needs_no_candidates(self, dataset):
+        dataset.set_values("candidates", [fo.Detections() for _ in dataset])
+        for key in ("chooses", "draws"):
+            if key == "draws":
+                dataset.add_sample_field("good_rejected_mask", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+            evaluate_referring(dataset, "good", eval_key=key, method="grec", output="all")
+        assert dataset.count_values("chooses_failure")["no_proposal"]
+        assert "no_proposal" not in dataset.count_values("draws_failure")
+        dataset.clear_sample_field("candidates")
+        dataset.set_values("candidates", dataset.values("ground_truth"))
+        evaluate_referring(dataset, "good", eval_key="draws", method="grec", output="all")
+        assert statistics.load(dataset, "draws")["ceiling"] is None
+
     def test_a_domain_that_is_no_text(self, dataset):
         dataset.delete_sample_field("domain")
         dataset.add_sample_field("domain", fo.ListField, subfield=fo.StringField)

@@ -85,6 +85,7 @@ class Columns:
         outcomes: the ``<pred>_outcome`` texts, None where absent
         values: further sample fields asked for, by name; None where absent
         rejected_masks: what a segmenter drew on samples where it says that nobody matches; None where nothing is kept
+        draws: whether the model drew its answers instead of choosing among candidates
     """
 
     sample_ids: list[str]
@@ -97,6 +98,7 @@ class Columns:
     outcomes: list[str | None]
     values: dict[str, list[Any]]
     rejected_masks: LabelColumns | None = None
+    draws: bool = False
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -107,6 +109,10 @@ class Columns:
             return None
         rows = zip(self.candidates.present, self.candidates.boxes_xyxy, self.gt.boxes_xyxy)
         return [own if present else targets for present, own, targets in rows]
+
+    def choices(self) -> list[np.ndarray] | None:
+        """:meth:`candidate_boxes` of a model that had to choose among them, else None."""
+        return None if self.draws else self.candidate_boxes()
 
 
 def read_columns(
@@ -153,7 +159,8 @@ def read_columns(
         paths += _label_paths(candidates_path, False)
         fields.append((candidates_field, candidates_path, False))
     rejected_field = f"{pred_field}{REJECTED_MASK}"
-    if segmentations and rejected_field in schema:
+    draws = rejected_field in schema
+    if segmentations and draws:
         rejected_path = label_list_path(samples, rejected_field, (fo.Detections,))
         paths += _label_paths(rejected_path, True)
         fields.append((rejected_field, rejected_path, True))
@@ -199,6 +206,7 @@ def read_columns(
         outcomes,
         values,
         columns.get(rejected_field),
+        draws,
     )
 
 

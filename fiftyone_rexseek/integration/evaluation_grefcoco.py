@@ -134,7 +134,7 @@ def _scores_of_targets(match: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def _grec_causes(columns: Columns, result: GrecResult) -> list[str | None]:
     outcomes = _outcomes(columns)
     chosen = [boxes[kept] for boxes, kept in zip(columns.pred.boxes_xyxy, result.columns.kept)]
-    causes = failure_causes(columns.gt.boxes_xyxy, chosen, outcomes, columns.candidate_boxes(), matching="best_first")
+    causes = failure_causes(columns.gt.boxes_xyxy, chosen, outcomes, columns.choices(), matching="best_first")
     # the official protocol's GIoU may refuse what the plain IoU of the causes accepts
     return [
         None if cause is None

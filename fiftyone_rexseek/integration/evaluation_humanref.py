@@ -140,7 +140,7 @@ def _baselines(columns: Columns, rejection: np.ndarray, options: Mapping[str, An
 def _failures(columns: Columns, scores: humanref.SampleScores) -> list[str | None]:
     outcomes = [o or ("selected" if a else None) for o, a in zip(columns.outcomes, columns.answered)]
     if not columns.pred.is_points:
-        causes = failure_causes(columns.gt.boxes_xyxy, columns.pred.boxes_xyxy, outcomes, columns.candidate_boxes())
+        causes = failure_causes(columns.gt.boxes_xyxy, columns.pred.boxes_xyxy, outcomes, columns.choices())
         return [None if c is None else c.value for c in causes]
     return [
         _point_cause(*counts, outcome)

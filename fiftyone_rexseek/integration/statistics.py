@@ -166,7 +166,7 @@ def _sweep(columns: Columns, method: str, summary: Mapping[str, Any]) -> dict[st
 
 
 def _ceiling(columns: Columns) -> dict[str, Any] | None:
-    if columns.candidates is None or not columns.candidates.counts.any():
+    if columns.draws or columns.candidates is None or not columns.candidates.counts.any():
         return None
     known = columns.candidates.present
     targets, candidates = ([b for b, k in zip(c.boxes_xyxy, known) if k] for c in (columns.gt, columns.candidates))
