@@ -211,6 +211,7 @@ class ReferringEvaluation(DetectionEvaluation):
 
     def __init__(self, config):
         super().__init__(config)
+        self._graded: SampleCollection | None = None
         self._columns: Columns | None = None
         self._scored: Scored | None = None
         self._matches: dict[str, list[tuple]] = {}
@@ -229,9 +230,9 @@ class ReferringEvaluation(DetectionEvaluation):
         """Declares the run's fields and scores the samples; called once before :meth:`evaluate`."""
         options = self.config.options()
         pred_path = label_list_path(samples, self.config.pred_field, (fo.Detections, fo.Keypoints))
-        graded = annotated(samples, self.config.gt_field)
+        self._graded = annotated(samples, self.config.gt_field)
         self._columns = read_columns(
-            graded,
+            self._graded,
             self.config.pred_field,
             self.config.gt_field,
             candidates_field=self.config.candidates_of(samples),
@@ -240,7 +241,7 @@ class ReferringEvaluation(DetectionEvaluation):
         )
         self._scored = self.spec.score(self._columns, options)
         self._matches = _matches(self._columns, self._scored)
-        if left_out := len(samples) - len(graded):
+        if left_out := len(samples) - len(self._graded):
             note = f"{left_out:,} samples are left out: their '{self.config.gt_field}' is None, so what is right is not known."
             logger.warning(note)
             self._scored.summary.setdefault("notes", []).append(note)
@@ -432,8 +433,7 @@ def evaluate_referring(
             f"run {eval_key!r} exists and scored another field, or with another metric", where=samples._dataset.name,
             advice="Choose another eval_key, or delete_evaluation() first.",
         )  # fmt: skip
-    if samples.exists("metadata.width", False).limit(1).count():
-        samples.compute_metadata(skip_failures=True, warn_failures=False, progress=False)
+    samples.exists("metadata.width", False).compute_metadata(skip_failures=True, warn_failures=False, progress=False)
     run.register_run(samples, eval_key)
     try:
         run.register_samples(samples, eval_key)
@@ -445,8 +445,7 @@ def evaluate_referring(
         raise
     if eval_key is not None:
         run.save_run_results(samples, eval_key, results)
-        graded = samples if config.spec.scores_texts else annotated(samples, gt_field)
-        statistics.of_evaluation(graded, eval_key, run._columns, run._scored, results.headlines, results.summary)
+        statistics.of_evaluation(run._graded, eval_key, run._columns, run._scored, results.headlines, results.summary)
         run.add_fields_to_sidebar_group(samples, eval_key, omit_fields=(pred_field, gt_field))
         samples._dataset.reload()
     return results

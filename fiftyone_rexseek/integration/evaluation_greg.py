@@ -78,7 +78,7 @@ class GREGEvaluation(ReferringEvaluation):
     def register_samples(self, samples, eval_key, dynamic=True):
         """Reads the texts, scores them and declares the run's fields."""
         self.gt_field, self.pred_field = self.config.gt_field, self.config.pred_field
-        self._columns = read_texts(samples, self.config)
+        self._graded, self._columns = samples, read_texts(samples, self.config)
         self._scored = self.spec.score(self._columns, self.config.options())
         self._matches = {sample_id: [] for sample_id in self._columns.sample_ids}
         if eval_key is not None:
