@@ -155,8 +155,9 @@ class ExportingOperator(CallableOperator):
         for name, label in _MEDIA.items():
             media.add_choice(name, label=label)
         inputs.enum("media", list(_MEDIA), default="copy", required=True, label="Images", view=media)
-        count = len(target.exists(field)) if field in labels else 0
-        nothing = "No sample of the target has ground truth" if field in labels else "Choose the field that says who is meant"
+        count = len(self.exporter.writable(target, field)) if field in labels else 0
+        has_none = f"No sample of the target has {self.exporter.kept or 'ground truth'}"
+        nothing = has_none if field in labels else "Choose the field that says who is meant"
         count_notice(inputs, count, "will be written", nothing)
         return types.Property(inputs, view=types.View(label=self.about[1]))
 

@@ -1,5 +1,7 @@
 """Annotations in and out of every benchmark's format: what the forms say, and that what is written can be read again."""
 
+import json
+
 import fiftyone as fo
 import plugin
 import pytest
@@ -49,6 +51,8 @@ def test_refcoco_is_written_from_the_samples_with_one_target(folders, dataset, t
     single = dataset.match(fo.ViewField("num_targets") == 1)
     result = plugin.operator("export_refcoco")(dataset, export_dir=str(tmp_path / "out"))
     left_out = len(dataset) - len(single)
+    form = plugin.form("export_refcoco", dataset, {"export_dir": str(tmp_path / "out")})
+    assert f"{len(single)} samples will be written" in json.dumps(form, default=str)
     assert result["count"] == len(single) and f"{left_out} without exactly one target left out" in result["summary"]
     name = f"{dataset.name}-single"
     try:

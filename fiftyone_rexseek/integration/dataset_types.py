@@ -161,6 +161,11 @@ class ExamplesExporter(foud.BatchDatasetExporter, foud.ExportPathsMixin):
     default_labels: str
     kept: str | None = None
 
+    @classmethod
+    def writable(cls, samples, gt_field: str) -> fo.DatasetView:
+        """Those of the samples that are written, not left out."""
+        return samples.exists(gt_field)
+
     def __init__(
         self,
         export_dir=None,

@@ -14,6 +14,7 @@ from typing import Any
 
 import fiftyone as fo
 import fiftyone.types as fot
+from fiftyone import ViewField as F
 
 from ..datasets import grefcoco, refcoco
 from ..datasets.coco import index_instances, read_instances
@@ -288,6 +289,10 @@ class RefCOCODatasetExporter(GRefCOCODatasetExporter):
     kept = "exactly one target"
     _sources = tuple(refcoco.FAMILY)
     _write = staticmethod(refcoco.write_refcoco)
+
+    @classmethod
+    def writable(cls, samples, gt_field):
+        return super().writable(samples, gt_field).match(F(f"{gt_field}.detections").length() == 1)
 
     def _placed(self, pairs):
         return super()._placed(pair for pair in pairs if len(pair[0].targets) == 1)
