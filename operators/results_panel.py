@@ -13,7 +13,15 @@ from fiftyone_rexseek.integration.results_content import comparison_content, con
 
 from .layout import COLUMN, NARROW_TABLE, show
 
-_PLOTS = ("domain", "targets", "histogram", "causes", "precision_recall", "sweep")
+#: Tabs and their plots. The first has none, so that a panel is complete without the App's plot library, which is large and
+#: which a page loads with its first plot.
+_TABS = {
+    "overview": ("Overview", ()),
+    "scores": ("Scores", ("domain", "targets", "histogram")),
+    "failures": ("Failures", ("causes",)),
+    "thresholds": ("Thresholds", ("precision_recall", "sweep")),
+    "compare": ("Compare", ()),
+}
 #: Plots scroll with the panel and are clicked, not zoomed.
 _CONFIG = {"displayModeBar": False, "responsive": True, "scrollZoom": False, "doubleClick": False}
 
@@ -42,6 +50,10 @@ class ResultsPanel(foo.Panel):
     def choose_run(self, ctx):
         """Shows another run."""
         self._show(ctx, ctx.params.get("value"), ctx.panel.get_state("other"))
+
+    def choose_tab(self, ctx):
+        """Shows another part of what is already there."""
+        ctx.panel.set_state("tab", ctx.params.get("tab"))
 
     def choose_other(self, ctx):
         """Compares the run with another one."""
@@ -187,42 +199,57 @@ class ResultsPanel(foo.Panel):
         if error:
             panel.view("error_message", types.Error(label="This run cannot be shown", description=error))
         if shown:
-            self._results(panel, shown)
-            self._comparison(ctx, panel, runs)
+            self._results(ctx, panel, runs, shown)
         return types.Property(panel, view=types.GridView(**COLUMN))
 
-    def _results(self, panel, shown):
+    def _results(self, ctx, panel, runs, shown):
         panel.md(f"#### {shown['title']}\n\n{shown['facts']}", name="title")
+        buttons = panel.h_stack("views", gap=1, align_x="left")
+        buttons.btn("worst", label="Worst first", on_click=self.worst_first, variant="outlined", icon="sort")
+        buttons.btn("all", label="All samples", on_click=self.all_samples, variant="outlined", icon="apps")
+        others = {key: title for key, title in runs.items() if key != ctx.panel.get_state("run")}
+        tabs = [name for name, (_, plots) in _TABS.items() if not plots or any(plot in shown["layouts"] for plot in plots)]
+        if not others:
+            tabs.remove("compare")
+        tab = ctx.panel.get_state("tab")
+        tab = tab if tab in tabs else tabs[0]
+        bar = panel.h_stack("tabs", gap=1, align_x="left")
+        for name in tabs:
+            variant = "contained" if name == tab else "text"
+            bar.btn(name, label=_TABS[name][0], on_click=self.choose_tab, params={"tab": name}, variant=variant)
+        if tab == "overview":
+            self._overview(panel, shown)
+        elif tab == "compare":
+            self._comparison(ctx, panel, others)
+        else:
+            self._plots(panel, shown, tab)
+
+    def _overview(self, panel, shown):
         if shown["columns"]:
             _table(panel, "headlines", shown["columns"])
         if shown["notes"]:
             panel.md("\n\n".join(shown["notes"]), name="notes")
         if not shown["columns"]:
             panel.btn("compute", label="Compute them now", on_click=self.compute, variant="contained", icon="calculate")
-        buttons = panel.h_stack("views", gap=1, align_x="left")
-        buttons.btn("worst", label="Worst first", on_click=self.worst_first, variant="outlined", icon="sort")
-        buttons.btn("all", label="All samples", on_click=self.all_samples, variant="outlined", icon="apps")
+
+    def _plots(self, panel, shown, tab):
         clicks = {
             "domain": self.click_domain, "targets": self.click_targets, "histogram": self.click_histogram,
             "causes": self.click_causes, "precision_recall": self.click_sweep, "sweep": self.click_sweep,
         }  # fmt: skip
-        for name in _PLOTS:
+        for name in _TABS[tab][1]:
             if name in shown["layouts"]:
                 panel.plot(name, layout=shown["layouts"][name], config=_CONFIG, on_click=clicks[name])
-            if name == "causes" and shown["causes"]:
-                causes = panel.h_stack("cause_buttons", gap=1, align_x="left")
-                causes.btn("save_views", label="Save a view per cause", on_click=self.save_views, variant="outlined", icon="bookmark_add")
-                causes.btn("color", label="Colour by cause", on_click=self.color, variant="outlined", icon="palette")
+        if tab == "failures":
+            causes = panel.h_stack("cause_buttons", gap=1, align_x="left")
+            causes.btn("save_views", label="Save a view per cause", on_click=self.save_views, variant="outlined", icon="bookmark_add")
+            causes.btn("color", label="Colour by cause", on_click=self.color, variant="outlined", icon="palette")
 
-    def _comparison(self, ctx, panel, runs):
-        key = ctx.panel.get_state("run")
-        others = {k: title for k, title in runs.items() if k != key}
-        if not others:
-            return
-        panel.md("#### Compare", name="compare_title")
+    def _comparison(self, ctx, panel, others):
+        key, other = ctx.panel.get_state("run"), ctx.panel.get_state("other")
         choice = types.DropdownView(label="Compare with")
-        for other, title in others.items():
-            choice.add_choice(other, label=title)
+        for name, title in others.items():
+            choice.add_choice(name, label=title)
         panel.enum("other", list(others), view=choice, label="Compare with", on_change=self.choose_other)
         error, compared = ctx.panel.get_state("compare_error"), ctx.panel.get_state("compared")
         if error:
@@ -230,17 +257,11 @@ class ResultsPanel(foo.Panel):
         if not compared:
             return
         panel.md(compared["text"], name="compare_text")
-        other = ctx.panel.get_state("other")
-        if compared["only_a"] is None:
-            _table(panel, "comparison", compared["columns"])
-            return
-        buttons = panel.h_stack("right_wrong", gap=1, align_x="left")
-        buttons.btn(
-            "only_a", label=f"{key} right, {other} wrong ({compared['only_a']:,})", on_click=self.only_a, variant="outlined"
-        )
-        buttons.btn(
-            "only_b", label=f"{other} right, {key} wrong ({compared['only_b']:,})", on_click=self.only_b, variant="outlined"
-        )
+        if compared["only_a"] is not None:
+            buttons = panel.h_stack("right_wrong", gap=1, align_x="left")
+            for name, right, wrong in (("only_a", key, other), ("only_b", other, key)):
+                label = f"{right} right, {wrong} wrong ({compared[name]:,})"
+                buttons.btn(name, label=label, on_click=getattr(self, name), variant="outlined")
         _table(panel, "comparison", compared["columns"])
 
 

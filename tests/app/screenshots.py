@@ -92,10 +92,14 @@ def test_results_panel(app, dataset):
     app.page.get_by_role("combobox").last.wait_for()
     choose(app, "Evaluation", RUN)
     app.page.get_by_text("HumanRef - protocol official").wait_for()
-    figure(app, "Score by domain")
-    app.page.get_by_text("HumanRef - protocol official").scroll_into_view_if_needed()
+    app.page.locator("table").first.wait_for()
     save(app, "results")
 
+    show_tab(app, "Scores")
+    figure(app, "Score by domain")
+    save(app, "scores")
+
+    show_tab(app, "Failures")
     figure(app, "Answers by cause")
     app.page.get_by_role("button", name="Colour by cause").click()
     app.page.get_by_text("coloured by cause").wait_for()
@@ -103,14 +107,17 @@ def test_results_panel(app, dataset):
     chip = app.page.locator("[data-cy=fo-grid]").get_by_text("exact", exact=True).first
     green = tuple(bytes.fromhex(CAUSE_COLORS["exact"][1:]))
     app.until(lambda: chip.evaluate("e => getComputedStyle(e).backgroundColor") == f"rgb{green}", "tiles are painted again")
-    figure(app, "Distribution of scores")
     save(app, "failures")
 
+    show_tab(app, "Compare")
     choose(app, "Compare with", OTHER)
     button = app.page.get_by_role("button", name=f"{RUN} right")
     button.wait_for()
-    app.page.get_by_text("Compare", exact=True).last.evaluate("element => element.scrollIntoView({block: 'start'})")
     save(app, "comparison")
+
+
+def show_tab(app, name: str) -> None:
+    app.page.get_by_role("button", name=name, exact=True).click()
 
 
 def choose(app, label: str, key: str) -> None:
