@@ -108,12 +108,22 @@ class ResultsPanel(foo.Panel):
     def color(self, ctx):
         """Colours samples by cause, and boxes by whether they are right."""
         failures.color_by_cause(ctx.dataset, ctx.panel.get_state("run"))
-        stored = ctx.dataset.app_config
-        ctx.ops.set_active_fields(stored.active_fields.paths)
-        # an App that is open has read the dataset's colours before, and tiles that are drawn keep theirs
-        ctx.trigger("set_color_scheme", {"color_by": stored.color_scheme.color_by, "fields": stored.color_scheme.fields})
+        ctx.ops.set_active_fields(ctx.dataset.app_config.active_fields.paths)
+        self._repaint(ctx, "Samples are coloured by cause, boxes by whether they are right")
+
+    def uncolor(self, ctx):
+        """Gives fields their own colours again."""
+        failures.color_by_field(ctx.dataset)
+        self._repaint(ctx, "Every field has its own colour")
+
+    @staticmethod
+    def _repaint(ctx, message):
+        """An App that is open has read the dataset's colours before, and tiles that are drawn keep theirs."""
+        scheme = ctx.dataset.app_config.color_scheme
+        pool = {"color_pool": scheme.color_pool} if scheme.color_pool else {"color_pool_preset": "default"}
+        ctx.trigger("set_color_scheme", {"color_by": scheme.color_by, "fields": scheme.fields, **pool})
         ctx.ops.reload_samples()
-        ctx.ops.notify("Samples are coloured by cause, boxes by whether they are right", variant="success")
+        ctx.ops.notify(message, variant="success")
 
     def only_a(self, ctx):
         """Shows what the run answered right and the other one wrong."""
@@ -244,6 +254,7 @@ class ResultsPanel(foo.Panel):
             causes = panel.h_stack("cause_buttons", gap=1, align_x="left")
             causes.btn("save_views", label="Save a view per cause", on_click=self.save_views, variant="outlined", icon="bookmark_add")
             causes.btn("color", label="Colour by cause", on_click=self.color, variant="outlined", icon="palette")
+            causes.btn("uncolor", label="Colour by field", on_click=self.uncolor, variant="outlined", icon="format_color_reset")
 
     def _comparison(self, ctx, panel, others):
         key, other = ctx.panel.get_state("run"), ctx.panel.get_state("other")

@@ -224,6 +224,20 @@ class TestFailureViews:
             assert {v["value"] for v in fields["first_failure"]["valueColors"]} == set(CAUSES)
             assert fields["candidates"] == {"path": "candidates", "fieldColor": "#94A3B8"}
             assert fields["good"]["colorByAttribute"] == "first" and fields["good"]["fieldColor"] == "#111111"
+            # one colour for all values that have none, so that the causes stand out
+            assert dataset.app_config.color_scheme.color_by == "value" and len(dataset.app_config.color_scheme.color_pool) == 1
+        failures.color_by_field(dataset)
+        dataset.reload()
+        scheme = dataset.app_config.color_scheme
+        assert scheme.color_by == "field" and not scheme.color_pool and len(scheme.fields) == 4
+        dataset.delete()
+
+    def test_a_pool_of_ones_own_stays(self, dataset):
+        dataset = dataset.clone()
+        dataset.app_config.color_scheme = fo.ColorScheme(color_pool=["#123456", "#654321"])
+        failures.color_by_cause(dataset, "first")
+        failures.color_by_field(dataset)
+        assert dataset.app_config.color_scheme.color_pool == ["#123456", "#654321"]
         dataset.delete()
 
     def test_every_cause_has_words_and_a_colour(self):

@@ -52,6 +52,8 @@ CAUSE_COLORS = {
     "failed": "#64748B",
     NOT_PREDICTED: "#334155",
 }
+#: All else, so that the causes stand out: FiftyOne colours by value everywhere or nowhere.
+_BACKGROUND_COLOR = "#475569"
 _OBJECT_COLORS = {"tp": "#22C55E", "fp": "#EF4444", "fn": "#FACC15"}
 
 
@@ -91,9 +93,9 @@ def save_cause_views(dataset: fo.Dataset, run: Run | str) -> list[str]:
 
 
 def color_by_cause(dataset: fo.Dataset, run: Run | str) -> None:
-    """Colours samples by the cause of their failure, and boxes by whether they are right; other colours stay.
+    """Colours samples by the cause of their failure, and boxes by whether they are right; the rest is grey.
 
-    The field is shown on the grid. Persisted as the dataset's colour scheme and active fields, which an open App reads when
+    Colours that the dataset has of its own, for values or as a pool, stay. The field is shown on the grid. Persisted as the dataset's colour scheme and active fields, which an open App reads when
     it opens the dataset: give it ``dataset.app_config``'s new values by ``ctx.trigger("set_color_scheme", ...)`` besides.
     """
     run = get_run(dataset, run) if isinstance(run, str) else run
@@ -107,9 +109,20 @@ def color_by_cause(dataset: fo.Dataset, run: Run | str) -> None:
         before = next((f for f in scheme.fields or () if f.get("path") == path), {})
         kept.append({**before, "path": path, "colorByAttribute": run.eval_key, "valueColors": by_match})
     scheme.color_by = "value"
+    scheme.color_pool = scheme.color_pool or [_BACKGROUND_COLOR]
     scheme.fields = kept
     dataset.app_config.color_scheme = scheme
     dataset.app_config.active_fields = fo.ActiveFields(paths=_shown_with_causes(dataset, run))
+    dataset.save()
+
+
+def color_by_field(dataset: fo.Dataset) -> None:
+    """Gives every field its own colour again, after :func:`color_by_cause`."""
+    scheme = dataset.app_config.color_scheme or fo.ColorScheme()
+    scheme.color_by = "field"
+    if scheme.color_pool == [_BACKGROUND_COLOR]:
+        scheme.color_pool = None
+    dataset.app_config.color_scheme = scheme
     dataset.save()
 
 

@@ -50,14 +50,6 @@ def question(dataset: fo.Dataset) -> tuple[str, list[str]]:
     return first.id, [first.expression, second.expression]
 
 
-def figure(app, title: str):
-    """The plot with this title, at the upper edge of the panel."""
-    found = app.page.locator(".js-plotly-plot").filter(has_text=title)
-    found.wait_for()
-    found.evaluate("element => element.scrollIntoView({block: 'start'})")
-    return found
-
-
 def test_grid(app, dataset):
     app.open(dataset)
     app.page.get_by_text("ground_truth", exact=True).first.wait_for()
@@ -96,11 +88,11 @@ def test_results_panel(app, dataset):
     save(app, "results")
 
     show_tab(app, "Scores")
-    figure(app, "Score by domain")
+    app.page.locator(".js-plotly-plot").filter(has_text="Score by domain").wait_for()
     save(app, "scores")
 
     show_tab(app, "Failures")
-    figure(app, "Answers by cause")
+    app.page.locator(".js-plotly-plot").filter(has_text="Answers by cause").wait_for()
     app.page.get_by_role("button", name="Colour by cause").click()
     app.page.get_by_text("coloured by cause").wait_for()
     app.page.get_by_text("coloured by cause").wait_for(state="hidden")

@@ -1,5 +1,6 @@
 """The Results panel: numbers as stored, bars and causes that open their samples, two runs compared."""
 
+import fiftyone as fo
 import pytest
 from evaluated import make_dataset
 from PIL import Image
@@ -18,6 +19,8 @@ def dataset(database, tmp_path_factory):
         Image.fromarray(generate_scene(5, index, size=(320, 240)).render()).save(paths[-1])
     dataset = make_dataset(120, filepaths=paths)
     dataset.name = "results-panel"
+    dataset.app_config.active_fields = fo.ActiveFields(paths=["expression", "ground_truth"])
+    dataset.save()
     evaluate_referring(dataset, "poor", eval_key="second")
     evaluate_referring(dataset.limit(6), "good", eval_key="small")
     evaluate_referring(dataset, "good", eval_key="first")
@@ -133,7 +136,14 @@ def test_numbers_clicks_and_comparison(app, dataset):
     chip.wait_for()
     green = tuple(bytes.fromhex(failures.CAUSE_COLORS["exact"][1:]))
     app.until(lambda: chip.evaluate("e => getComputedStyle(e).backgroundColor") == f"rgb{green}", "it is green")
+    # and nothing else is coloured
+    words = page.locator("[data-cy=fo-grid]").get_by_text("expression ")
+    app.until(lambda: words.count() >= 6, "expressions are shown")
+    shades = {word.evaluate("e => getComputedStyle(e).backgroundColor") for word in words.all()[:6]}
+    assert len(shades) == 1, shades
     app.shot("results-panel-colours")
+    page.get_by_role("button", name="Colour by field").click()
+    app.until(lambda: chip.evaluate("e => getComputedStyle(e).backgroundColor") != f"rgb{green}", "it is no longer green")
     plot(page, "Answers by cause")
     app.shot("results-panel-causes")
     assert bars(page, "Answers by cause") == sorted(count for _, count in causes)
