@@ -145,6 +145,7 @@ def test_a_mask_of_the_wrong_size_is_one_missing_answer_and_a_file_of_them_is_re
         evaluate_gres([(truth, None), (truth, good)], GresConfig(missing="error"))
     skipped = evaluate_gres([(truth, None), (truth, good)], GresConfig(missing="skip"))
     assert skipped.summary()["gIoU"] == 100
+    assert skipped.counted_truths([None, truth, truth]) == [None, None, truth]
 
 
 def test_figures_without_samples_are_nan_except_where_the_authors_say_zero():

@@ -152,7 +152,7 @@ def _score_masks(refs, instances, pred, splits, *, strict, config, baselines, k,
             continue
         content = result.as_dict()
         if baselines:
-            trivial = gres_baselines(examples, truth, config, k=k, seed=seed)
+            trivial = gres_baselines(examples, result.counted_truths(truth), config, k=k, seed=seed)
             content["baselines"] = {TITLES[name]: r.summary() for name, r in trivial.items()}
         report[split] = content
         c = result.columns

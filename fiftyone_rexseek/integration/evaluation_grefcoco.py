@@ -248,7 +248,7 @@ def score_gres(columns: Columns, options: Mapping[str, Any]) -> Scored:
     summary["missing"] = {"count": summary["num_unanswered"], "policy": config.missing}
     summary["problems"] = dict(log.counts)
     if options["baselines"] and columns.candidates is not None:
-        summary["baselines"] = _gres_baselines(columns, truth, config)
+        summary["baselines"] = _gres_baselines(columns, result.counted_truths(truth), config)
     # samples whose target has no usable mask are left out, and keep empty fields
     graded = np.array([t is not None for t in truth], dtype=bool)
     c = result.columns

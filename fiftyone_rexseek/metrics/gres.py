@@ -8,7 +8,7 @@ and none is kept, so memory does not grow with the number of pixels scored.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -132,6 +132,11 @@ class GresResult:
     def counted(self) -> GresColumns:
         """The samples that enter the figures."""
         return self.columns.take(self.columns.answered) if self.config.missing == "skip" else self.columns
+
+    def counted_truths(self, truths: Sequence[MaskTruth | None]) -> list[MaskTruth | None]:
+        """The truths that were scored, None for those that enter no figure: what other answers are scored against."""
+        skips, answered = self.config.missing == "skip", iter(self.columns.answered)
+        return [t if t is not None and (next(answered) or not skips) else None for t in truths]
 
     def summary(self) -> dict[str, float]:
         """With the authors' names: ``gIoU``, ``cIoU``, ``Pr@X`` in percent, ``T_acc`` and ``N_acc`` as fractions.
