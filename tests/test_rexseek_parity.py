@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torchvision.ops import roi_align
 
 from fiftyone_rexseek.models.images import open_image
 from fiftyone_rexseek.models.rexseek import RexSeek, RexSeekConfig, RexSeekForSelection
+from fiftyone_rexseek.models.rexseek import boxes as boxes_module
 from fiftyone_rexseek.models.rexseek.boxes import roi_features, sine_embedding
 
 FOLDER = Path(__file__).parent / "fixtures" / "rexseek"
@@ -123,6 +126,19 @@ def test_box_encoder_at_the_real_widths():
     pooled = roi_features(features, [boxes], 768)
     close(pooled, data["roi_features"], 1e-4)
     close(pooled + sine_embedding(boxes, 768, 2880), data["output"], 1e-4)
+
+
+@pytest.mark.parametrize("most_values", [2**27, 2000], ids=["at once", "in groups"])
+def test_pooling_by_products_equals_resizing_and_roi_align(monkeypatch, most_values):
+    monkeypatch.setattr(boxes_module, "_MOST_VALUES", most_values)
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(3, c, 16 >> i, 16 >> i, generator=generator) for i, c in enumerate((5, 4, 6, 8))]
+    boxes = [torch.rand(n, 4, generator=generator) * 90 - 15 for n in (5, 0, 9)]  # also inverted and outside
+    boxes[2][:4] = torch.tensor([[0, 0, 64, 64], [-900, -3, 200, 700], [5, 5, 5, 5], [300, 300, 310, 310]])
+    resized = [F.interpolate(f, size=16, mode="bilinear", align_corners=False) for f in features]
+    expected = [roi_align(f, boxes, 7, 0.25, aligned=False).mean(dim=(2, 3)) for f in resized]
+    close(roi_features(features, boxes, 64), torch.cat(expected, dim=1).numpy(), 1e-5)
+    assert roi_features(features, [b[:0] for b in boxes], 64).shape == (0, 23)
 
 
 def test_3b_model_has_exactly_the_public_tensors():

@@ -10,7 +10,6 @@ import torch
 
 from fiftyone_rexseek.models.rexseek import RexSeekForSelection, parse_answer
 from fiftyone_rexseek.models.rexseek.answers import PARSERS, evaluation_predictions
-from fiftyone_rexseek.models.rexseek.boxes import encode_boxes
 from fiftyone_rexseek.training.drawn import ATTRIBUTES, DrawnScenes, build_scenes
 from fiftyone_rexseek.training.loop import LoopConfig, train
 from fiftyone_rexseek.training.optim import build_optimizers
@@ -26,7 +25,6 @@ from fiftyone_rexseek.training.packing import (
     split_hidden,
     suffix_of,
 )
-from fiftyone_rexseek.training.pooling import pooled_boxes
 from fiftyone_rexseek.training.rexseek import FROM_SCRATCH, RexSeekObjective
 from fiftyone_rexseek.training.streams import SceneStream
 from fiftyone_rexseek.training.tiny import call
@@ -129,16 +127,6 @@ def test_suffix_is_the_models_own_prompt_and_a_readable_answer(small):
             assert parser(answer, 6).outcome.value == "rejected" or not in_list
         assert evaluation_predictions(answer, [[0, 0, 1, 1]] * 6) == [[]]
         assert none.kinds.count(OBJECTS) == in_list
-
-
-def test_pooling_by_products_equals_roi_align(small):
-    config = small[1].config
-    generator = torch.Generator().manual_seed(0)
-    side = config.image_size // 4
-    features = [torch.randn(3, d, side >> i, side >> i, generator=generator) for i, d in enumerate(config.convnext_dims)]
-    boxes = [torch.rand(n, 4, generator=generator) * 140 - 20 for n in (5, 1, 9)]  # also inverted and outside
-    boxes[2][:, 2:] = boxes[2][:, :2] + 40
-    torch.testing.assert_close(pooled_boxes(config, features, boxes), encode_boxes(config, features, boxes), atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from .packing import (
     rotate,
     split_hidden,
 )
-from .pooling import pooled_boxes
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class ObjectiveConfig:
             network itself, not only its heads, learns to turn a box that fits into that box's token
         decide: the second head of the layer after ``match_layer`` looks, from the question's end, at the boxes meant, or
             at the first token when there are none
-        fast: use :func:`split_hidden` and :func:`pooled_boxes` instead of the model's own forward pass
+        fast: use :func:`split_hidden` instead of the model's own forward pass
         dtype: of the fast pass, "float32" or "bfloat16"
         compile: run the fast pass through ``torch.compile`` (needs a C++ compiler; the first batches take minutes)
     """
@@ -141,10 +140,7 @@ class RexSeekObjective(nn.Module):
 
     def encode_boxes(self, features, batch: PackedBatch) -> Tensor:
         """Object tokens of all boxes (sum of n_b, D)."""
-        if not self.config.fast:
-            return self.model.encode_boxes(features, batch.boxes)
-        project = self.model.mm_object_projector
-        return project(pooled_boxes(self.model.config, features, batch.boxes).to(project[0].weight.dtype))
+        return self.model.encode_boxes(features, batch.boxes)
 
     def _layers(self) -> tuple[int, ...]:
         config = self.config

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .config import RexSeekConfig
 
-# Values of an upsampled level that are held at once: half a gigabyte of float32.
+# Values of one intermediate tensor: half a gigabyte of float32.
 _MOST_VALUES = 2**27
 
 
@@ -20,11 +20,11 @@ def roi_features(
 ) -> Tensor:
     """Mean ROI-align feature of each box over all levels, computed in float32.
 
-    Every level is brought to the size of the first one (bilinear) before pooling, as in the public code, but one
-    level and a few images at a time: neither mixes with the others, so the numbers are the same, and memory does not
-    grow with the batch.
+    The public code brings every level to the size of the first one (bilinear), pools ``roi_size`` x ``roi_size`` bins
+    and averages them. All of this is linear in the features, and in each direction alone: a box's feature is the
+    level, weighted by one weight per row and one per column. So nothing is resized or pooled here, only multiplied.
 
-    The legacy ROI-align is used (no half-pixel shift; a side is at least one cell), so boxes without area,
+    The legacy ROI-align is meant (no half-pixel shift; a side is at least one cell), so boxes without area,
     inverted ones and ones outside the image still give finite features.
 
     Args:
@@ -35,29 +35,49 @@ def roi_features(
     Returns:
         (sum of n_b, sum of C_i) float32
     """
-    from torchvision.ops import roi_align
-
-    size = features[0].shape[-2:]
-    rois = [b.to(device=features[0].device, dtype=torch.float32) for b in boxes]
+    device, size = features[0].device, features[0].shape[-1]
+    cells = torch.nn.utils.rnn.pad_sequence([b.float() for b in boxes], batch_first=True)
+    cells = cells * (size / image_size)
+    real = torch.arange(cells.shape[1]) < torch.tensor([len(b) for b in boxes])[:, None]
+    # boxes on the CPU do not wait for the GPU to have done what it was asked before
+    real = real.flatten().nonzero()[:, 0].to(device, non_blocking=True)
+    columns = _weights(cells[..., 0], cells[..., 2], size, roi_size, device)
+    rows = _weights(cells[..., 1], cells[..., 3], size, roi_size, device)
     pooled = []
-    for level in features:
-        group = max(1, _MOST_VALUES // (level.shape[1] * size[0] * size[1]))
-        parts = []
-        for start in range(0, len(rois), group):
-            images = level[start : start + group].float()
-            if images.shape[-2:] != size:
-                images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-            bins = roi_align(
-                images,
-                rois[start : start + group],
-                roi_size,
-                spatial_scale=size[-1] / image_size,
-                sampling_ratio=-1,
-                aligned=False,
-            )
-            parts.append(bins.mean(dim=(2, 3)))
-        pooled.append(torch.cat(parts))
-    return torch.cat(pooled, dim=1)
+    with torch.autocast(device.type, enabled=False):
+        for level in features:
+            channels, height, width = level.shape[1:]
+            # what each cell of the largest level takes from the cells of this one
+            identity = torch.eye(width, device=device)[None]
+            spread = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0].T
+            group = max(1, _MOST_VALUES // (channels * height * max(width, cells.shape[1])))
+            parts = []
+            for images, r, c in zip(*(t.split(group) for t in (level, rows @ spread, columns @ spread))):
+                across = images.float().flatten(1, 2) @ c.mT  # (images, channels height, boxes)
+                parts.append((across.unflatten(1, (channels, height)) * r.mT[:, None]).sum(dim=2).mT)
+            pooled.append(torch.cat(parts))
+    return torch.cat(pooled, dim=2).flatten(0, 1).index_select(0, real)
+
+
+def _weights(starts: Tensor, ends: Tensor, size: int, roi_size: int, device: torch.device) -> Tensor:
+    """How much each of ``size`` cells counts in ROI-align's mean over stretches (B, n): float32 (B, n, size).
+
+    A stretch has ``roi_size`` bins of equally many samples, at least one in every cell's length. A sample that lies
+    between the centres of two cells is interpolated; further outside than one cell it counts nothing.
+    """
+    lengths = (ends - starts).clamp(min=1)
+    samples = roi_size * (lengths / roi_size).ceil()
+    order = torch.arange(int(samples.max()) if samples.numel() else 0, device=device)
+    stretches = torch.stack([starts, lengths, samples]).to(device, non_blocking=True).flatten(1)[..., None]
+    cells = torch.arange(size, device=device)
+    weights = []
+    group = max(1, _MOST_VALUES // (size * max(1, len(order))))
+    for start, length, number in (part.unbind() for part in stretches.split(group, dim=1)):
+        at = start + (order + 0.5) * length / number
+        counts = (order < number) & (at >= -1) & (at <= size)
+        near = (1 - (at.clamp(0, size - 1)[..., None] - cells).abs()).clamp(min=0)
+        weights.append((near * counts[..., None]).sum(dim=1) / number)
+    return torch.cat(weights).unflatten(0, starts.shape)
 
 
 def sine_embedding(
@@ -92,7 +112,7 @@ def sine_embedding(
 
 def encode_boxes(config: RexSeekConfig, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
     """ROI feature plus sine code of every box: (sum of n_b, ``config.object_width``) float32."""
-    flat = torch.cat([b.to(device=features[0].device, dtype=torch.float32) for b in boxes])
+    flat = torch.cat([b.float() for b in boxes]).to(features[0].device, non_blocking=True)
     sine = sine_embedding(
         flat, config.image_size, config.object_width, config.sine_temperature, config.sine_function
     )
