@@ -62,7 +62,7 @@ def test_long_images_are_resized_in_strips_to_the_same_pixels(monkeypatch, width
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     arguments = (Image.fromarray(pixels), 64, (122, 116, 104))
     whole = processing._padded_and_resized(*arguments)
-    monkeypatch.setattr(processing, "_LARGEST_SQUARE", 40)
+    monkeypatch.setattr(processing, "_LARGEST_STRIP", 40**2)
     assert whole.tobytes() == processing._padded_and_resized(*arguments).tobytes()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,59 +22,70 @@ QUESTION = "Please detect {expression} in this image. Answer the question with o
 _MARKS = {"<image>": IMAGE_MARK, "<objfeat>": OBJECT_MARK}
 #: Longest image that is read: on its square every other side would vanish, and memory grows with it.
 LONGEST_SIDE = 2**16
-_LARGEST_SQUARE = 8192
+_LARGEST_STRIP = 8192**2
 _OPEN, _CLOSE = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 
 
-def image_pixels(image: Image.Image, config: RexSeekConfig) -> tuple[Tensor, Tensor]:
-    """Normalised float32 pixels of an RGB image: (3, S, S) for ConvNeXt and (3, s, s) for CLIP.
+def image_levels(image: Image.Image, config: RexSeekConfig) -> Tensor:
+    """An RGB image, padded to a square (centred, in the mean's colour) and resized with PIL's bicubic filter.
 
-    The image is padded to a square (centred, in the mean's colour), resized with PIL's bicubic filter and normalised.
-    CLIP's input is interpolated (bilinear) from that tensor, not from the image.
+    Returns:
+        (S, S, 3) uint8
 
     Raises:
         DataError: a side of more than :data:`LONGEST_SIDE` pixels
     """
     colour = tuple(int(255 * m) for m in config.image_mean)
-    levels = np.asarray(_padded_and_resized(image, config.image_size, colour))
-    table = _normalised_levels(config.image_mean, config.image_std)
-    large = torch.from_numpy(np.stack([table[c][levels[..., c]] for c in range(3)]))
-    small = F.interpolate(large[None], size=config.clip_image_size, mode="bilinear", align_corners=False)[0]
+    return torch.from_numpy(np.array(_padded_and_resized(image, config.image_size, colour)))
+
+
+def normalised_pixels(levels: Tensor, config: RexSeekConfig) -> tuple[Tensor, Tensor]:
+    """What the network sees of :func:`image_levels`, many (B, S, S, 3) at once, where they are.
+
+    CLIP's input is interpolated (bilinear) from ConvNeXt's, not from the image.
+
+    Returns:
+        float32 (B, 3, S, S) for ConvNeXt and (B, 3, s, s) for CLIP
+    """
+    # 0-dimensional on the device, because CUDA multiplies by the reciprocal of a plain number. Divided, every level has
+    # exactly the public code's value, which multiplies by CLIP's 0.00392156862745098 in float64.
+    top = torch.tensor(255.0, device=levels.device)
+    mean, std = (levels.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (config.image_mean, config.image_std))
+    large = levels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    large = large.div_(top).sub_(mean).div_(std)
+    small = F.interpolate(large, size=config.clip_image_size, mode="bilinear", align_corners=False)
     return large, small
+
+
+def image_pixels(image: Image.Image, config: RexSeekConfig) -> tuple[Tensor, Tensor]:
+    """:func:`normalised_pixels` of one image: (3, S, S) and (3, s, s)."""
+    large, small = normalised_pixels(image_levels(image, config)[None], config)
+    return large[0], small[0]
 
 
 def _padded_and_resized(image: Image.Image, size: int, colour: tuple[int, ...]) -> Image.Image:
     """The image in the middle of a square, resized to (size, size).
 
-    PIL resizes rows first, then columns. A square on a very long side would not fit into memory, so there the two
-    steps are taken one by one, the first in strips of rows; the pixels are the same.
+    PIL resizes rows first, then columns. Here the two steps are taken one by one, the first in strips of the image's own
+    rows: the rest of the square is one colour, and a square on a very long side would not fit into memory.
     """
     side, resample = max(image.size), Image.Resampling.BICUBIC
     left, top = (side - image.width) // 2, (side - image.height) // 2
-    if side <= _LARGEST_SQUARE:
-        square = Image.new("RGB", (side, side), colour)
-        square.paste(image, (left, top))
-        return square.resize((size, size), resample)
     if side > LONGEST_SIDE:
         raise DataError(
             "the image is too long", expected=f"sides of at most {LONGEST_SIDE} pixels", found=image.size
         )
     columns = Image.new("RGB", (size, side), colour)
-    rows = max(1, _LARGEST_SQUARE**2 // side)
+    rows = max(1, _LARGEST_STRIP // side)
     for start in range(0, image.height, rows):
         stop = min(start + rows, image.height)
-        strip = Image.new("RGB", (side, stop - start), colour)
-        strip.paste(image.crop((0, start, image.width, stop)), (left, 0))
+        strip = image if stop - start == image.height else image.crop((0, start, image.width, stop))
+        if image.width < side:
+            wide = Image.new("RGB", (side, stop - start), colour)
+            wide.paste(strip, (left, 0))
+            strip = wide
         columns.paste(strip.resize((size, stop - start), resample), (0, top + start))
     return columns.resize((size, size), resample)
-
-
-@lru_cache
-def _normalised_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Normalised value of each of the 256 levels, (3, 256) float32, with the public code's roundings."""
-    # 0.00392156862745098 is the rescale factor of CLIP's processor file (1/255), multiplied in float64.
-    rescaled = (np.arange(256) * 0.00392156862745098).astype(np.float32)
-    return np.stack([(rescaled - np.float32(m)) / np.float32(s) for m, s in zip(mean, std, strict=True)])
 
 
 def transform_boxes(
@@ -157,6 +167,14 @@ class RexSeekProcessor:
     def pixels(self, image: Image.Image) -> tuple[Tensor, Tensor]:
         """:func:`image_pixels` for this model's image sizes."""
         return image_pixels(image, self.config)
+
+    def levels(self, image: Image.Image) -> Tensor:
+        """:func:`image_levels` for this model's image size."""
+        return image_levels(image, self.config)
+
+    def normalised(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """:func:`normalised_pixels` for this model's image sizes."""
+        return normalised_pixels(levels, self.config)
 
     def boxes(self, boxes_xyxy: Any, image_size_wh: tuple[int, int], reproduce: bool = True) -> Tensor:
         """:func:`transform_boxes` for this model's image size."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from .processing import RexSeekProcessor
 logger = logging.getLogger(__name__)
 
 MAX_EXPRESSION_TOKENS = 512
+
+# A tokenizer changes its settings while it is used, and refuses two threads at once.
+_tokenizing = Lock()
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,10 @@ class SelectRequest:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A request's image, read and normalised, or why it could not be."""
+    """A request's image, read and resized, or why it could not be."""
 
     size_wh: tuple[int, int] = (0, 0)
-    pixels: tuple[Tensor, Tensor] | None = None
+    levels: Tensor | None = None
     error: str | None = None
 
 
@@ -58,7 +62,7 @@ class Job:
     request: SelectRequest
     results: list[Selection | None]
     candidates: Candidates
-    pixels: tuple[Tensor, Tensor] | None = None
+    levels: Tensor | None = None
     boxes: Tensor | None = None
     rows: tuple[int, ...] = ()
     token_ids: tuple[list[int], ...] = ()
@@ -72,28 +76,30 @@ class Job:
 def _load(image: Any, processor: RexSeekProcessor) -> Loaded:
     try:
         image = open_image(image)
-        return Loaded(image.size, processor.pixels(image))
+        return Loaded(image.size, processor.levels(image))
     except ReferringError as e:
         return Loaded(error=str(e))
 
 
-def load_ahead(
-    requests: Iterable[SelectRequest], processor: RexSeekProcessor, workers: int, ahead: int
-) -> Iterator[tuple[SelectRequest, Loaded]]:
-    """Requests with their images, in order; threads stay at most ``ahead`` images in front."""
+def jobs_ahead(
+    requests: Iterable[SelectRequest], processor: RexSeekProcessor, reproduce: bool, workers: int, ahead: int
+) -> Iterator[Job]:
+    """Requests made ready, in order; threads stay at most ``ahead`` requests in front."""
+
+    def ready(request: SelectRequest) -> Job:
+        return prepare(request, _load(request.image, processor), processor, reproduce)
+
     if not workers:
-        for request in requests:
-            yield request, _load(request.image, processor)
+        yield from map(ready, requests)
         return
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[tuple[SelectRequest, Future[Loaded]]] = deque()
+        waiting: deque[Future[Job]] = deque()
         for request in requests:
-            waiting.append((request, pool.submit(_load, request.image, processor)))
+            waiting.append(pool.submit(ready, request))
             if len(waiting) > ahead:
-                request, future = waiting.popleft()
-                yield request, future.result()
-        for request, future in waiting:
-            yield request, future.result()
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def prepare(request: SelectRequest, loaded: Loaded, processor: RexSeekProcessor, reproduce: bool) -> Job:
@@ -129,7 +135,7 @@ def prepare(request: SelectRequest, loaded: Loaded, processor: RexSeekProcessor,
     _warn_about_dropped(job)
     _encode_expressions(job, processor)
     if job.rows:
-        job.pixels = loaded.pixels
+        job.levels = loaded.levels
         job.boxes = processor.boxes(job.candidates.boxes, loaded.size_wh, reproduce)
     return job
 
@@ -151,11 +157,12 @@ def _encode_expressions(job: Job, processor: RexSeekProcessor) -> None:
     config, expressions = processor.config, job.request.expressions
     rows = [i for i, result in enumerate(job.results) if result is None]
     texts = [processor.neutralised(expressions[i].strip()) for i in rows]
-    all_ids = processor.token_ids_of_expressions(len(job.candidates.kept), texts)
-    kept = []
-    for i, text, ids in zip(rows, texts, all_ids, strict=True):
+    with _tokenizing:
+        all_ids = processor.token_ids_of_expressions(len(job.candidates.kept), texts)
         # A character is at most four (byte) tokens, so a short text needs no counting.
-        length = len(processor.encode(text)) if len(text) > MAX_EXPRESSION_TOKENS // 4 else 0
+        lengths = [len(processor.encode(t)) if len(t) > MAX_EXPRESSION_TOKENS // 4 else 0 for t in texts]
+    kept = []
+    for i, length, ids in zip(rows, lengths, all_ids, strict=True):
         room = config.text["max_position_embeddings"] - config.grid**2 - len(ids)
         if length > MAX_EXPRESSION_TOKENS or room < 0:
             error = (

@@ -25,7 +25,7 @@ from .devices import as_device, as_dtype, default_dtype, is_out_of_memory
 from .generation import Decoded, GreedyPolicy, decode, prefill
 from .modeling import RexSeekForSelection
 from .processing import RexSeekProcessor
-from .requests import Job, SelectRequest, load_ahead, prepare
+from .requests import Job, SelectRequest, jobs_ahead
 from .weights import load_model, read_generation_config, resolve_folder, save_model, write_generation_config
 
 logger = logging.getLogger(__name__)
@@ -198,8 +198,8 @@ class RexSeek:
             parser: how free answers are read: ``lenient``, or the public ``evaluation``'s or ``demo``'s way
             max_new_tokens: limit of a free answer; one cut off by it is read as it stands
             batch_size: images per batch; by default 16, and 1 for a large model on the CPU (where more bring nothing)
-            workers: threads that read and resize the next images while the model is busy; by default none on the CPU
-                and up to 8 elsewhere
+            workers: threads that make the next requests ready while the model is busy; by default none on the CPU
+                and up to 16 elsewhere
 
         Returns:
             for each request, one :class:`Selection` per expression. ``scores`` and ``rejection_score`` are defined in
@@ -219,12 +219,12 @@ class RexSeek:
         if batch_size is None:
             batch_size = 1 if self.device.type == "cpu" and self.config.hidden_size > SMALL else 16
         if workers is None:
-            workers = 0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
+            workers = 0 if self.device.type == "cpu" else min(16, os.cpu_count() or 1)
         options = _Options(decoding, parser, max_new_tokens)
         results: list[list[Selection]] = []
         batch: list[Job] = []
-        for request, loaded in load_ahead(requests, self.processor, workers, 2 * batch_size):
-            batch.append(prepare(request, loaded, self.processor, self.reproduce))
+        for job in jobs_ahead(requests, self.processor, self.reproduce, workers, 2 * batch_size):
+            batch.append(job)
             if len(batch) == batch_size:
                 results += self._answer(batch, options)
                 batch = []
@@ -266,20 +266,20 @@ class RexSeek:
                 "a question needs boxes", expected="at least one, of finite numbers", found=boxes.tolist()
             )
         ids = self.processor.token_ids(len(boxes), question)
-        pixels = [p[None] for p in self.processor.pixels(image)]
-        image_tokens, object_tokens = self._encode(pixels, [boxes])
+        image_tokens, object_tokens = self._encode([self.processor.levels(image)], [boxes])
         if eos_token_id is None:
             eos_token_id = self.generation.get("eos_token_id")
         if repetition_penalty is None:
             repetition_penalty = self.generation.get("repetition_penalty") or 1.0
         policy = GreedyPolicy(_as_ids(eos_token_id), repetition_penalty)
-        head = torch.tensor(ids[:-1], device=self.device)
-        prefix = prefill(self.model, [self.model.splice(head, image_tokens[0], object_tokens[0])])
+        head = self.model.splice(torch.tensor(ids[:-1], device=self.device), image_tokens[0], object_tokens[0])
+        prefix = prefill(self.model, [head])
         return decode(self.model, prefix, [0], [ids[-1:]], policy, max_new_tokens)[0].ids
 
-    def _encode(self, pixels: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        large, small = (p.to(device=self.device, dtype=self.model.dtype) for p in pixels)
-        image_tokens, features = self.model.encode_image(large, small)
+    def _encode(self, levels: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        # Bytes travel, and the device makes floating point numbers of them: as numbers they would be four times as many.
+        pixels = self.processor.normalised(torch.stack(list(levels)).to(self.device))
+        image_tokens, features = self.model.encode_image(*(p.to(self.model.dtype) for p in pixels))
         object_tokens = self.model.encode_boxes(features, boxes)
         return image_tokens, object_tokens.split([len(b) for b in boxes])
 
@@ -316,13 +316,9 @@ class RexSeek:
     @torch.inference_mode()
     def _run(self, jobs: list[Job], options: _Options, max_rows: int) -> None:
         """Encodes the jobs' images together, prefills one prefix per image, and decodes all expressions."""
-        pixels = [torch.stack(p) for p in zip(*(job.pixels for job in jobs), strict=True)]
-        image_tokens, object_tokens = self._encode(pixels, [job.boxes for job in jobs])
+        image_tokens, object_tokens = self._encode([j.levels for j in jobs], [j.boxes for j in jobs])
         shared = [_common_prefix(job.token_ids) for job in jobs]
-        heads = [
-            torch.tensor(job.token_ids[0][:n], device=self.device)
-            for job, n in zip(jobs, shared, strict=True)
-        ]
+        heads = [torch.tensor(job.token_ids[0][:n], device=self.device) for job, n in zip(jobs, shared, strict=True)]
         prefix = prefill(
             self.model,
             [self.model.splice(h, i, o) for h, i, o in zip(heads, image_tokens, object_tokens, strict=True)],
