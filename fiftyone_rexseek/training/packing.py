@@ -323,7 +323,7 @@ def split_hidden(
 
 def norm(layer, x: Tensor) -> Tensor:
     """Qwen2's RMS norm, in the type of ``x``."""
-    return F.rms_norm(x, x.shape[-1:], layer.weight.to(x.dtype), layer.variance_epsilon)
+    return F.rms_norm(x, x.shape[-1:], layer.weight.to(x.dtype), layer.eps)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

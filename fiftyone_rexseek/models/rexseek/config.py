@@ -162,10 +162,13 @@ class RexSeekConfig:
         """The ``transformers.Qwen2Config`` of the language model."""
         from transformers import Qwen2Config
 
+        from .attention import GROUPED
+
         # Only training looks at the padding's row, and PyTorch refuses one that a smaller vocabulary does not have.
         pad = self.text.get("pad_token_id")
         has_pad = pad is not None and pad < self.text["vocab_size"]
-        return Qwen2Config(**{**self.text, "pad_token_id": pad if has_pad else None})
+        changes = {"pad_token_id": pad if has_pad else None, "attn_implementation": GROUPED}
+        return Qwen2Config(**{**self.text, **changes})
 
     def clip_config(self):
         """The ``transformers.CLIPVisionConfig`` of the first image encoder."""

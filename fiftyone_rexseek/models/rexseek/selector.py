@@ -22,7 +22,7 @@ from .confidence import WatchedTokens, answer_confidence
 from .config import RexSeekConfig
 from .constrained import ConstrainedPolicy
 from .devices import as_device, as_dtype, default_dtype, is_out_of_memory
-from .generation import Decoded, GreedyPolicy, decode, prefill
+from .generation import Decoded, GreedyPolicy, decode, prefill, rows_that_fit
 from .modeling import RexSeekForSelection
 from .processing import RexSeekProcessor
 from .requests import Job, SelectRequest, jobs_ahead
@@ -272,7 +272,7 @@ class RexSeek:
         if repetition_penalty is None:
             repetition_penalty = self.generation.get("repetition_penalty") or 1.0
         policy = GreedyPolicy(_as_ids(eos_token_id), repetition_penalty)
-        head = self.model.splice(torch.tensor(ids[:-1], device=self.device), image_tokens[0], object_tokens[0])
+        head = self.model.splice(torch.tensor(ids[:-1]), image_tokens[0], object_tokens[0])
         prefix = prefill(self.model, [head])
         return decode(self.model, prefix, [0], [ids[-1:]], policy, max_new_tokens)[0].ids
 
@@ -287,7 +287,7 @@ class RexSeek:
         self._run_or_halve([job for job in jobs if job.rows], options)
         return [job.results for job in jobs]
 
-    def _run_or_halve(self, jobs: list[Job], options: _Options, max_rows: int = 128) -> None:
+    def _run_or_halve(self, jobs: list[Job], options: _Options, max_rows: int = 1024) -> None:
         if not jobs:
             return
         try:
@@ -318,7 +318,7 @@ class RexSeek:
         """Encodes the jobs' images together, prefills one prefix per image, and decodes all expressions."""
         image_tokens, object_tokens = self._encode([j.levels for j in jobs], [j.boxes for j in jobs])
         shared = [_common_prefix(job.token_ids) for job in jobs]
-        heads = [torch.tensor(job.token_ids[0][:n], device=self.device) for job, n in zip(jobs, shared, strict=True)]
+        heads = [torch.tensor(job.token_ids[0][:n]) for job, n in zip(jobs, shared, strict=True)]
         prefix = prefill(
             self.model,
             [self.model.splice(h, i, o) for h, i, o in zip(heads, image_tokens, object_tokens, strict=True)],
@@ -326,8 +326,9 @@ class RexSeek:
         rows = [(j, k) for j, job in enumerate(jobs) for k in range(len(job.rows))]
         eos_ids = self.eos_ids
         columns = WatchedTokens.of(self.processor, eos_ids)
-        for start in range(0, len(rows), max_rows):
-            part = rows[start : start + max_rows]
+        at_once = min(max_rows, rows_that_fit(self.model, prefix))
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
             num_boxes = [len(jobs[j].candidates.kept) for j, _ in part]
             policy, steps = self._policy(options, columns, num_boxes, eos_ids)
             suffixes = [jobs[j].token_ids[k][shared[j] :] for j, k in part]
