@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,34 @@ def test_rexseek_tiny_selects_what_it_selects_on_the_cpu(dtype, least, exact):
         for a, b, alike in zip(ours, theirs, same):
             if alike:
                 np.testing.assert_allclose(a.scores, b.scores, atol=2e-3)
+
+
+@pytest.mark.parametrize("folder", [FIXTURES, WEIGHTS_FOLDER / "rexseek-tiny"], ids=["grouped heads", "tiny"])
+def test_recorded_steps_give_what_single_steps_give(folder, monkeypatch):
+    """Also for rows that end early, for caches that grow, and for two threads at once."""
+    rexseek = RexSeek.from_pretrained(folder, device="cuda", dtype=torch.float32)
+    # the untrained model is given many tokens that end an answer
+    rexseek.generation["eos_token_id"] = rexseek.eos_ids if folder != FIXTURES else list(range(0, 500, 9))
+    requests = [
+        SelectRequest(s.render(), s.candidates().boxes_xyxy, [q.expression for q in s.questions(per_domain=1)]) for s in SCENES[:6]
+    ]
+
+    def ask(decoding="free"):
+        return [(s.answer, s.scores.tolist()) for r in rexseek.select_batch(requests, max_new_tokens=90, decoding=decoding) for s in r]
+
+    ask()
+    recorded, constrained = ask(), ask("constrained")
+    with ThreadPoolExecutor(2) as threads:
+        assert all(answers == recorded for answers in threads.map(lambda _: ask(), range(4)))
+    monkeypatch.setattr("fiftyone_rexseek.models.rexseek.generation._Rows._can_record", lambda self: False)
+    assert ask() == recorded and ask("constrained") == constrained
+    assert len({len(answer) for answer, _ in recorded}) > 2
+
+
+def test_pixels_are_the_same_bits_as_on_the_cpu():
+    processor = RexSeek.from_pretrained(FIXTURES, device="cpu").processor
+    levels = torch.arange(256, dtype=torch.uint8).repeat(3 * 64 * 64 * 4 // 256 + 1)[: 3 * 64 * 64].view(1, 64, 64, 3)
+    assert torch.equal(processor.normalised(levels.cuda())[0].cpu(), processor.normalised(levels)[0])
 
 
 def rela_answers(device: str, dtype=torch.float32):

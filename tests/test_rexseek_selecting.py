@@ -1,5 +1,7 @@
 """Selections: batching, confidence, both ways of decoding, and everything that can be wrong with a request."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny_rexseek as tiny
@@ -8,7 +10,7 @@ from PIL import Image
 
 from fiftyone_rexseek.errors import ConfigError, DataError
 from fiftyone_rexseek.models.images import open_image
-from fiftyone_rexseek.models.rexseek import QUESTION, SelectRequest
+from fiftyone_rexseek.models.rexseek import QUESTION, SelectRequest, generation
 from fiftyone_rexseek.models.rexseek import selector as selector_module
 from fiftyone_rexseek.referring import Outcome
 
@@ -52,6 +54,38 @@ def test_batched_answers_equal_one_by_one(seed, decoding):
             one = model.select(request.image, request.boxes_xyxy, expression, **options)[0]
             same(a, one)
             same(b, one)
+
+
+@pytest.mark.parametrize("decoding", ["free", "constrained"])
+def test_steps_of_constant_size_give_what_growing_ones_give(monkeypatch, decoding):
+    """What a GPU records, without recording it; 90 tokens are more than a cache has places for at once."""
+    model = tiny.rexseek(seed=1)
+    model.generation["eos_token_id"] = list(range(0, len(model.processor.tokenizer), 9))  # so that rows end early
+    requests = [SelectRequest(tiny.image(k), tiny.boxes(k + 2), EXPRESSIONS[: k + 1]) for k in range(3)]
+
+    def ask():
+        rows = model.select_batch(requests, decoding=decoding, max_new_tokens=90)
+        return [(s.answer, s.scores.round(5).tolist()) for row in rows for s in row]
+
+    def recorded(rows):
+        rows.graph = SimpleNamespace(replay=lambda: rows.hidden.copy_(rows._step()))
+        recordings.append(rows)
+
+    recordings, expected = [], ask()
+    monkeypatch.setattr(generation._Rows, "_can_record", lambda rows: True)
+    monkeypatch.setattr(generation._Rows, "_record", recorded)
+    assert ask() == expected and len(recordings) > 1
+    assert all(rows.span.shown == rows.size for rows in recordings)
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 1024])
+def test_rows_in_pieces_give_what_all_at_once_give(random_model, monkeypatch, max_rows):
+    requests = [SelectRequest(tiny.image(k), tiny.boxes(k + 2), EXPRESSIONS[:3]) for k in range(3)]
+    expected = random_model.select_batch(requests, max_new_tokens=5)
+    monkeypatch.setattr(selector_module, "rows_that_fit", lambda *a: max_rows)
+    for ours, theirs in zip(random_model.select_batch(requests, max_new_tokens=5), expected):
+        for a, b in zip(ours, theirs):
+            same(a, b)
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])

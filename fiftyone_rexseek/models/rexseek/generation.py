@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 import torch
@@ -144,7 +145,7 @@ def decode(
         one :class:`Decoded` per row
     """
     rows = _Rows.begin(model, prefix, owners, suffixes, min(max_new_tokens, _ROOM))
-    watch_ids = torch.tensor(list(watch), device=model.device, dtype=torch.long)
+    watch_ids = torch.tensor(list(watch), dtype=torch.long).to(model.device, non_blocking=True)
     decoded = [Decoded() for _ in owners]
     # the rows that are computed, and where among them those are that go on
     batch = places = list(range(len(decoded)))
@@ -173,6 +174,7 @@ _ROOM, _MULTIPLE = 64, 16
 # The newest graph of each stream, None after steps that were not recorded. The next graph takes over its memory, which
 # otherwise would stay reserved: graphs of one stream run one after another, and nothing in that memory outlives a run.
 _newest: dict[torch.cuda.Stream, torch.cuda.CUDAGraph | None] = {}
+_recording = Lock()
 
 
 def _rounded_up(n: int) -> int:
@@ -237,7 +239,7 @@ class _Rows:
         self.model, self.length, self.size = model, length, _rounded_up(length + room)
         self.seen = F.pad(seen, (0, self.size - seen.shape[1]))
         self.positions, self.tokens = positions, torch.zeros_like(positions)
-        self.span = _Span(torch.tensor([length], device=model.device), self.size)
+        self.span = _Span(torch.full((1,), length, device=model.device), self.size)
         layers = [_RowLayer(layer, rows, length, self.size, self.span) for layer in layers]
         self.cache = Cache(layers=layers)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -312,8 +314,8 @@ class _Rows:
         caller, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         self.graph = torch.cuda.CUDAGraph()
         stream.wait_stream(caller)
-        # other threads may use the GPU meanwhile
-        with torch.cuda.stream(stream):
+        # other threads may use the GPU meanwhile, but not record in the same memory
+        with _recording, torch.cuda.stream(stream):
             memory = _newest[caller].pool() if _newest[caller] is not None else None
             self.graph.capture_begin(memory, capture_error_mode="thread_local")
             try:

@@ -278,7 +278,8 @@ class RexSeek:
 
     def _encode(self, levels: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         # Bytes travel, and the device makes floating point numbers of them: as numbers they would be four times as many.
-        pixels = self.processor.normalised(torch.stack(list(levels)).to(self.device))
+        images = torch.stack([image.to(self.device, non_blocking=True) for image in levels])
+        pixels = self.processor.normalised(images)
         image_tokens, features = self.model.encode_image(*(p.to(self.model.dtype) for p in pixels))
         object_tokens = self.model.encode_boxes(features, boxes)
         return image_tokens, object_tokens.split([len(b) for b in boxes])
