@@ -10,6 +10,7 @@ On a machine with CUDA the true 3B sizes are measured as well, in bfloat16.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -211,36 +212,31 @@ def _agreement(images: int) -> list[Result]:
     return [Result("constrained decoding agrees with free decoding", 100 * same / total, "%", note=note)]
 
 
-def _gpu(quick: bool) -> list[Result]:
+def _gpu(quick: bool, sizes: Sequence[tuple[int, int]] | None = None) -> Iterator[Result]:
+    """``sizes``: pairs of expressions per image and images per batch."""
     rexseek = random_model(RexSeekConfig(), "cuda", torch.bfloat16)
     floor = _Floor(rexseek)
-    results = []
     targets = {1: (10.0, 60.0), 13: (25.0, 300.0)}
-    for per_image in (1, 4, 13):
-        for batch_size in (1, 8, 16, 32):
-            images = batch_size if quick else 2 * batch_size
-            requests = [
-                SelectRequest(_image(k), _boxes(12, k), EXPRESSIONS[:per_image]) for k in range(images)
-            ]
-            _answers(rexseek, requests[:batch_size], batch_size=batch_size)
-            torch.cuda.reset_peak_memory_stats()
-            wall, _, _ = _timed(lambda: _answers(rexseek, requests, batch_size=batch_size), "cuda")  # noqa: B023
-            memory = torch.cuda.max_memory_allocated() / 2**30
-            few = [SelectRequest(requests[0].image, requests[0].boxes_xyxy, EXPRESSIONS[:2])]
-            peer_wall, _, _ = _timed(lambda: _one_call_each(rexseek, few), "cuda")  # noqa: B023
-            rate, peer_rate = images * per_image / wall, 2 / peer_wall
-            ratio, absolute = targets.get(per_image, (None, None))
-            best = batch_size == 32
-            lowest = floor.seconds(per_image, batch_size)
-            note = (
-                f"3B sizes, random bfloat16 weights, {NEW_TOKENS} new tokens, {memory:.1f} GB;"
-                f" {wall / images * batch_size / lowest:.1f} times the floor; aim {absolute or '-'} per second"
-            )
-            name = f"{per_image} expressions per image, {batch_size} images per batch, GPU"
-            target = ratio if best else None
-            peer = f"one full call per expression ({peer_rate:.1f} per second)"
-            results.append(Result(name, rate, "expressions/s", peer, rate / peer_rate, target, note))
-    return results
+    for per_image, batch_size in sizes or [(n, size) for n in (1, 4, 13) for size in (1, 8, 16, 32)]:
+        images = batch_size if quick else 2 * batch_size
+        requests = [SelectRequest(_image(k), _boxes(12, k), EXPRESSIONS[:per_image]) for k in range(images)]
+        _answers(rexseek, requests[:batch_size], batch_size=batch_size)
+        torch.cuda.reset_peak_memory_stats()
+        wall, _, _ = _timed(lambda: _answers(rexseek, requests, batch_size=batch_size), "cuda")  # noqa: B023
+        memory = torch.cuda.max_memory_allocated() / 2**30
+        few = [SelectRequest(requests[0].image, requests[0].boxes_xyxy, EXPRESSIONS[:2])]
+        peer_wall, _, _ = _timed(lambda: _one_call_each(rexseek, few), "cuda")  # noqa: B023
+        rate, peer_rate = images * per_image / wall, 2 / peer_wall
+        ratio, absolute = targets.get(per_image, (None, None))
+        lowest = floor.seconds(per_image, batch_size)
+        note = (
+            f"3B sizes, random bfloat16 weights, {NEW_TOKENS} new tokens, {memory:.1f} GB;"
+            f" {wall / images * batch_size / lowest:.1f} times the floor; aim {absolute or '-'} per second"
+        )
+        name = f"{per_image} expressions per image, {batch_size} images per batch, GPU"
+        target = ratio if batch_size == 32 else None
+        peer = f"one full call per expression ({peer_rate:.1f} per second)"
+        yield Result(name, rate, "expressions/s", peer, rate / peer_rate, target, note)
 
 
 class _Floor:
