@@ -161,14 +161,15 @@ def test_evaluate_generated_expressions(dataset):
         return form("evaluate_referring", dataset, method="greg", **params)
 
     dataset.add_sample_field("description", fo.StringField)
-    dataset.add_sample_field("note", fo.StringField)
+    for name in ("note", "import_key"):
+        dataset.add_sample_field(name, fo.StringField)
     dataset.add_sample_field("description_outcome", fo.StringField)
     dataset.set_values("description", [e if n else None for e, n in zip(*dataset.values(["expression", "num_targets"]))])
     # what a model wrote is offered first; a field of boxes chosen for another metric does not matter
     schema = found(pred_field="model")
     assert errors(schema) == {}
     offered = [c["value"] for c in schema["type"]["properties"]["text_field"]["view"]["choices"]]
-    assert offered[0] == "description" and "note" in offered and not {"expression", "description_outcome"} & set(offered)
+    assert offered[0] == "description" and "note" in offered and not {"expression", "import_key", "description_outcome"} & set(offered)
     assert schema["type"]["properties"]["protocol"]["type"]["values"] == ["official"]
     assert "Choose one of official" in errors(found(protocol="paper"))["protocol"]
     result = foo.get_operator(f"{URI}/evaluate_referring")(dataset, method="greg", text_field="description")

@@ -11,7 +11,9 @@ from .selections import CANDIDATES, COMPANIONS, OUTCOME, REJECTED_MASK
 #: Ends of the names of Detections fields that go with another field.
 _COMPANIONS = ("_source", CANDIDATES, REJECTED_MASK)
 #: String fields of every dataset of expressions, none of which a model wrote.
-_OWN_TEXTS = ("filepath", "expression", "image_id", "expression_id", "domain", "sub_domain", "split", "target_summary")
+_OWN_TEXTS = (
+    "filepath", "expression", "image_id", "expression_id", "import_key", "domain", "sub_domain", "split", "target_summary",
+)  # fmt: skip
 
 
 def detections_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
