@@ -18,6 +18,7 @@ from fiftyone.operators import types
 from fiftyone.operators.executor import ExecutionContext, _parse_ctx
 
 from fiftyone_rexseek.errors import ConfigError, ReferringError
+from fiftyone_rexseek.integration.report import plural
 
 from .base import invalid, progress_callback, run
 
@@ -182,17 +183,6 @@ def summary_output(ctx, label: str, *fields: tuple[str, str]) -> types.Property:
         if ctx.results.get(name) is not None:
             outputs.str(name, label=text, view=types.LabelValueView(read_only=True))
     return types.Property(outputs, view=types.View(label=label))
-
-
-def plural(count: int, noun: str = "sample") -> str:
-    """A count in words.
-
-    Example::
-
-        >>> plural(1), plural(1200, "picture")
-        ('1 sample', '1,200 pictures')
-    """
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def count_notice(inputs: types.Object, count: int, what: str, empty: str = "No samples: choose another target") -> None:

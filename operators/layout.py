@@ -8,6 +8,8 @@ COLUMN = {
     "componentsProps": {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}},
 }
 
+#: A row that goes on in a second line where the panel is narrow; the App would cut it off.
+WRAPPED = {"grid": {"sx": {"display": "flex", "flexWrap": "wrap", "& > div.MuiBox-root": {"width": "auto"}}}}
 
 #: A table that may be narrower than the App's 650 pixels, which panels beside the grid are.
 NARROW_TABLE = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fiftyone.operators as foo
-from fiftyone import ViewField as F
 from fiftyone.operators import types
 from fiftyone.operators.categories import Categories
 
@@ -11,7 +10,9 @@ from fiftyone_rexseek.errors import ReferringError
 from fiftyone_rexseek.integration import comparison, failures, results
 from fiftyone_rexseek.integration.results_content import comparison_content, content
 
-from .layout import COLUMN, NARROW_TABLE, show
+from .base import PLUGIN
+from .calling import plural
+from .layout import COLUMN, NARROW_TABLE, WRAPPED, show
 
 #: Tabs and their plots. The first has none, so that a panel is complete without the App's plot library, which is large and
 #: which a page loads with its first plot.
@@ -42,9 +43,21 @@ class ResultsPanel(foo.Panel):
     # -- events ---------------------------------------------------------------------------------------------------------
 
     def on_load(self, ctx):
-        self._show(ctx, ctx.panel.get_state("run"), ctx.panel.get_state("other"))
+        self.refresh(ctx)
 
     def on_change_dataset(self, ctx):
+        self.show_latest(ctx)
+
+    def refresh(self, ctx):
+        """Shows what there is now: nothing tells a panel of runs that are made or deleted while it is open."""
+        self._show(ctx, ctx.panel.get_state("run"), ctx.panel.get_state("other"))
+
+    def evaluate(self, ctx):
+        """Opens the form that makes a run, which is then shown."""
+        ctx.prompt(f"{PLUGIN}/evaluate_referring", on_success=self.show_latest)
+
+    def show_latest(self, ctx):
+        """Shows the run that was made last."""
         self._show(ctx, None, None)
 
     def choose_run(self, ctx):
@@ -85,11 +98,12 @@ class ResultsPanel(foo.Panel):
             return
         cut = thresholds[int(ctx.params["idx"])]
 
-        def view(run):
-            kept = (F("confidence") >= cut) | (F("confidence") == None)  # noqa: E711 - an expression
-            return results.evaluated_view(ctx.dataset, run).filter_labels(run.pred_field, kept, only_matches=False)
+        def show(run):
+            ctx.ops.set_view(results.confident_view(ctx.dataset, run, cut))
+            # the number of samples stays, and the grid may not draw these boxes
+            ctx.ops.notify(f"'{run.pred_field}' keeps the boxes with a confidence of at least {cut:.2f}")
 
-        self._view(ctx, view)
+        self._with_run(ctx, show)
 
     def worst_first(self, ctx):
         """Sorts the run's samples by score."""
@@ -101,15 +115,23 @@ class ResultsPanel(foo.Panel):
 
     def save_views(self, ctx):
         """Saves a view per cause."""
-        names = failures.save_cause_views(ctx.dataset, ctx.panel.get_state("run"))
-        ctx.ops.notify(f"{len(names)} views saved: {', '.join(names)}", variant="success")
-        ctx.ops.reload_dataset()
+
+        def save(run):
+            names = failures.save_cause_views(ctx.dataset, run)
+            ctx.ops.notify(f"{plural(len(names), 'view')} saved: {', '.join(names)}", variant="success")
+            ctx.ops.reload_dataset()
+
+        self._with_run(ctx, save)
 
     def color(self, ctx):
         """Colours samples by cause, and boxes by whether they are right."""
-        failures.color_by_cause(ctx.dataset, ctx.panel.get_state("run"))
-        ctx.ops.set_active_fields(ctx.dataset.app_config.active_fields.paths)
-        self._repaint(ctx, "Samples are coloured by cause, boxes by whether they are right")
+
+        def paint(run):
+            failures.color_by_cause(ctx.dataset, run)
+            ctx.ops.set_active_fields(ctx.dataset.app_config.active_fields.paths)
+            self._repaint(ctx, "Samples are coloured by cause, boxes by whether they are right")
+
+        self._with_run(ctx, paint)
 
     def uncolor(self, ctx):
         """Gives fields their own colours again."""
@@ -138,7 +160,9 @@ class ResultsPanel(foo.Panel):
         """Shows a run (the first where there is no ``key``), compared with another."""
         runs = {r.eval_key: r.title for r in results.list_runs(ctx.dataset)}
         if key not in runs:
-            key, other = next(iter(runs), None), None
+            key = next(iter(runs), None)
+        if other == key or other not in runs:
+            other = None
         state, data = {"runs": runs, "run": key, "other": other, "shown": None, "error": None}, {}
         if key is not None:
             try:
@@ -148,11 +172,11 @@ class ResultsPanel(foo.Panel):
             else:
                 # rows and traces are data, which stays in the browser; state comes back with every event
                 figures, table = shown.pop("figures"), shown.pop("headlines")
-                data |= {name: figure["data"] for name, figure in figures.items()}
+                data |= {_name(name, shown): figure["data"] for name, figure in figures.items()}
                 shown["layouts"] = {name: figure["layout"] for name, figure in figures.items()}
                 shown["columns"] = table["columns"] if table else None
                 if table:
-                    data["headlines"] = table["rows"]
+                    data[_name("headlines", shown)] = table["rows"]
                 state["shown"] = shown
         compared, rows = self._compared(ctx.dataset, key, other) if state["shown"] else ({}, {})
         show(ctx, state | compared, data | rows)
@@ -161,33 +185,34 @@ class ResultsPanel(foo.Panel):
     def _compared(dataset, key, other) -> tuple[dict, dict]:
         """State and data of the comparison."""
         state = {"compared": None, "compare_error": None}
-        if not key or not other or key == other:
+        if not key or not other:
             return state, {}
         try:
             compared = comparison_content(comparison.cached_comparison(dataset, key, other))
+            compared["id"] = "_".join(results.get_run(dataset, of).run_id for of in (key, other))
         except ReferringError as e:
             return state | {"compare_error": str(e)}, {}
         rows = compared.pop("rows")
-        return state | {"compared": compared}, {"comparison": rows}
+        return state | {"compared": compared}, {_name("comparison", compared): rows}
 
     def _click(self, ctx, names, make_view):
         clicked, index = ctx.panel.get_state(f"shown.{names}") or [], int(ctx.params["idx"])
         if 0 <= index < len(clicked):
             self._view(ctx, lambda run: make_view(ctx.dataset, run, clicked[index]))
 
-    @staticmethod
-    def _view(ctx, make_view):
-        try:
-            ctx.ops.set_view(make_view(results.get_run(ctx.dataset, ctx.panel.get_state("run"))))
-        except ReferringError as e:
-            ctx.ops.notify(str(e), variant="error")
+    def _view(self, ctx, make_view):
+        self._with_run(ctx, lambda run: ctx.ops.set_view(make_view(run)))
 
-    @staticmethod
-    def _right_wrong(ctx, right, wrong):
+    def _right_wrong(self, ctx, right, wrong):
+        self._view(ctx, lambda run: comparison.right_wrong_view(ctx.dataset, right, wrong))
+
+    def _with_run(self, ctx, action):
+        """Does what was clicked with the run that is shown, or says why not: it may have been deleted, or a field of it."""
         try:
-            ctx.ops.set_view(comparison.right_wrong_view(ctx.dataset, right, wrong))
+            action(results.get_run(ctx.dataset, ctx.panel.get_state("run")))
         except ReferringError as e:
             ctx.ops.notify(str(e), variant="error")
+            self.refresh(ctx)
 
     # -- layout ---------------------------------------------------------------------------------------------------------
 
@@ -201,6 +226,7 @@ class ResultsPanel(foo.Panel):
                 " with `fiftyone_rexseek.evaluate_referring(...)`; this panel then shows what came out.",
                 name="nothing",
             )
+            self._run_buttons(_row(panel, "views"))
             return types.Property(panel, view=types.GridView(**COLUMN))
         choice = types.DropdownView(label="Evaluation")
         for key, title in runs.items():
@@ -208,22 +234,24 @@ class ResultsPanel(foo.Panel):
         panel.enum("run", list(runs), view=choice, label="Evaluation", default=ctx.panel.get_state("run"), on_change=self.choose_run)
         if error:
             panel.view("error_message", types.Error(label="This run cannot be shown", description=error))
+            self._run_buttons(_row(panel, "views"))
         if shown:
             self._results(ctx, panel, runs, shown)
         return types.Property(panel, view=types.GridView(**COLUMN))
 
     def _results(self, ctx, panel, runs, shown):
         panel.md(f"#### {shown['title']}\n\n{shown['facts']}", name="title")
-        buttons = panel.h_stack("views", gap=1, align_x="left")
+        buttons = _row(panel, "views")
         buttons.btn("worst", label="Worst first", on_click=self.worst_first, variant="outlined", icon="sort")
         buttons.btn("all", label="All samples", on_click=self.all_samples, variant="outlined", icon="apps")
+        self._run_buttons(buttons)
         others = {key: title for key, title in runs.items() if key != ctx.panel.get_state("run")}
         tabs = [name for name, (_, plots) in _TABS.items() if not plots or any(plot in shown["layouts"] for plot in plots)]
         if not others:
             tabs.remove("compare")
         tab = ctx.panel.get_state("tab")
         tab = tab if tab in tabs else tabs[0]
-        bar = panel.h_stack("tabs", gap=1, align_x="left")
+        bar = _row(panel, "tabs")
         for name in tabs:
             variant = "contained" if name == tab else "text"
             bar.btn(name, label=_TABS[name][0], on_click=self.choose_tab, params={"tab": name}, variant=variant)
@@ -234,9 +262,13 @@ class ResultsPanel(foo.Panel):
         else:
             self._plots(panel, shown, tab)
 
+    def _run_buttons(self, buttons):
+        buttons.btn("evaluate", label="Evaluate", on_click=self.evaluate, variant="outlined", icon="grading")
+        buttons.btn("refresh", label="Refresh", on_click=self.refresh, variant="outlined", icon="refresh")
+
     def _overview(self, panel, shown):
         if shown["columns"]:
-            _table(panel, "headlines", shown["columns"])
+            _table(panel, _name("headlines", shown), shown["columns"])
         if shown["notes"]:
             panel.md("\n\n".join(shown["notes"]), name="notes")
         if not shown["columns"]:
@@ -249,9 +281,9 @@ class ResultsPanel(foo.Panel):
         }  # fmt: skip
         for name in _TABS[tab][1]:
             if name in shown["layouts"]:
-                panel.plot(name, layout=shown["layouts"][name], config=_CONFIG, on_click=clicks[name])
+                panel.plot(_name(name, shown), layout=shown["layouts"][name], config=_CONFIG, on_click=clicks[name])
         if tab == "failures":
-            causes = panel.h_stack("cause_buttons", gap=1, align_x="left")
+            causes = _row(panel, "cause_buttons")
             causes.btn("save_views", label="Save a view per cause", on_click=self.save_views, variant="outlined", icon="bookmark_add")
             causes.btn("color", label="Colour by cause", on_click=self.color, variant="outlined", icon="palette")
             causes.btn("uncolor", label="Colour by field", on_click=self.uncolor, variant="outlined", icon="format_color_reset")
@@ -269,11 +301,25 @@ class ResultsPanel(foo.Panel):
             return
         panel.md(compared["text"], name="compare_text")
         if compared["only_a"] is not None:
-            buttons = panel.h_stack("right_wrong", gap=1, align_x="left")
+            buttons = _row(panel, "right_wrong")
             for name, right, wrong in (("only_a", key, other), ("only_b", other, key)):
                 label = f"{right} right, {wrong} wrong ({compared[name]:,})"
                 buttons.btn(name, label=label, on_click=getattr(self, name), variant="outlined")
-        _table(panel, "comparison", compared["columns"])
+        _table(panel, _name("comparison", compared), compared["columns"])
+
+
+def _name(name, content):
+    """Name of the data behind a table or plot: another one for each run.
+
+    The App merges the data of a name element by element with what it showed under it before, where the table or plot is on a
+    tab that is not open: of a longer list, the tail would shine through.
+    """
+    return f"{name}_{content['id']}"
+
+
+def _row(panel, name):
+    """A row for buttons."""
+    return panel.h_stack(name, gap=1, align_x="left", componentsProps=WRAPPED)
 
 
 def _table(panel, name, columns):

@@ -2,6 +2,7 @@
 
 import json
 
+import fiftyone as fo
 import pytest
 from evaluated import make_dataset
 
@@ -89,3 +90,71 @@ def test_large_runs_without_statistics_open_at_once(dataset, monkeypatch):
     assert found["headlines"] is None and "have not been computed" in found["notes"][0]
     assert {"targets", "histogram", "causes"} <= set(found["figures"])
     assert content(dataset, results.get_run(dataset, "rec"), compute=True)["headlines"] is not None
+
+
+def test_left_out_is_not_changed_since(database):
+    dataset = make_dataset(60)
+    for key, output in (("good", "all"), ("sure", "threshold")):
+        evaluate_referring(dataset, "good", eval_key=key, method="grec", output=output, missing="skip")
+    notes = "\n".join(shown(dataset, "good")["notes"])
+    assert "3 of 60 samples got no score and are left out" in notes and "changed" not in notes
+    # the same samples: numbers that are no means stand beside each other
+    assert {"ap", "pr_f1"} <= {row.key for row in comparison.compare_runs(dataset, ["good", "sure"]).rows}
+    dataset.delete_samples(dataset.limit(20))
+    assert any("changed since" in note for note in shown(dataset, "good")["notes"])
+    dataset.delete()
+
+
+def test_one_sample_and_no_credit_that_was_not_given(database):
+    dataset = make_dataset(60)
+    evaluate_referring(dataset.limit(1), "good", eval_key="one")
+    evaluate_referring(dataset, "good", eval_key="wrong", missing="wrong")
+    evaluate_referring(dataset.limit(1), "poor", eval_key="other")
+    assert "**1 sample** of 1 image," in shown(dataset, "one")["facts"] and shown(dataset, "one")["facts"].endswith("UTC")
+    compared = comparison_content(comparison.compare_runs(dataset, ["one", "other"]).to_dict())
+    assert "**1 sample** of 1 image that" in compared["text"]
+    assert not any("correct rejections" in note for note in shown(dataset, "wrong")["notes"])
+    dataset.delete()
+
+
+def test_names_of_domains_as_they_are(database):
+    dataset = make_dataset(30)
+    names = ["$attribute", "<b>bold</b>", "a name that would leave no room for the bars"]
+    dataset.set_values("domain", [names[i % 3] for i in range(30)])
+    evaluate_referring(dataset, "good", eval_key="run")
+    found, run = shown(dataset, "run"), results.get_run(dataset, "run")
+    bars, axis = found["figures"]["domain"]["data"][0], found["figures"]["domain"]["layout"]["xaxis"]
+    assert found["domains"] == names and bars["x"] == axis["tickvals"]
+    assert axis["ticktext"] == ["$attribute", "&lt;b&gt;bold&lt;/b&gt;", "a name that would l…"]
+    assert [row[2] for row in bars["customdata"]] == ["$attribute", "&lt;b&gt;bold&lt;/b&gt;", names[2]]
+    assert [len(results.domain_view(dataset, run, name)) for name in names] == [10, 10, 10]
+    dataset.set_values("domain", [f"{i} of many" for i in range(15)] * 2)
+    assert not any("by domain" in note for note in shown(dataset, "run")["notes"])
+    dataset.add_samples([dataset.first().copy() for _ in range(30)], progress=False)
+    dataset.set_values("domain", [f"{i} of many" for i in range(60)])
+    assert any("by domain: there are 60 of them" in note for note in shown(dataset, "run")["notes"])
+    dataset.delete()
+
+
+def test_answers_without_masks_were_given(database):
+    dataset = make_dataset(30)
+    evaluate_referring(dataset, "good", eval_key="gres", method="gres")
+    found, run = shown(dataset, "gres"), results.get_run(dataset, "gres")
+    notes = "\n".join(found["notes"])
+    assert "because a target has no mask" in notes and "threshold sweep" not in notes
+    dataset.delete_evaluation("gres")
+    dataset.set_values("ground_truth", [fo.Detections() for _ in range(30)])
+    evaluate_referring(dataset, "good", eval_key="gres", method="gres")
+    found, run = shown(dataset, "gres"), results.get_run(dataset, "gres")
+    boxes = sum(bool(d and d.detections) for d in dataset.values("good"))
+    assert any(note.endswith(f"because an object has no mask (GRES scores masks): {boxes}.") for note in found["notes"])
+    causes = results.overview(dataset, run)
+    assert causes.causes["unparsed"] == boxes + 1 and causes.unanswered == 0
+    dataset.delete()
+
+
+def test_predictions_above_a_threshold(dataset):
+    run = results.get_run(dataset, "ref")
+    view = results.confident_view(dataset, run, 0.6)
+    wanted = sum(c >= 0.6 for row in dataset.values("good.detections.confidence") for c in row or ())
+    assert view.count("good.detections") == wanted and len(view) == 60

@@ -164,13 +164,12 @@ def compare_runs(
         raise ConfigError("a comparison needs two runs", expected="at least 2 evaluation keys", found=list(eval_keys))
     dataset = samples._dataset
     runs = [get_run(dataset, key) for key in keys]
-    for what in ("method", "protocol", "gt_field"):
+    for what, words in (("method", "methods"), ("protocol", "protocols"), ("gt_field", "ground truths")):
         kinds = {run.eval_key: getattr(run, what) for run in runs}
         if len(set(kinds.values())) > 1:
             raise ConfigError(
-                f"runs of different {what.replace('gt_field', 'ground truth')} cannot be compared",
-                expected="one and the same",
-                found=kinds,
+                f"runs of different {words} cannot be compared",
+                found=", ".join(f"{key}: {kind}" for key, kind in kinds.items()),
                 advice="Evaluate the predictions again in the same way.",
             )
     samples = flat_images(samples)
@@ -186,7 +185,7 @@ def compare_runs(
     right = {run: np.array([bool(v) for v in columns[run, "success"]]) for run in runs if "success" in run.fields}
     options = dict(n_resamples=n_resamples, confidence=confidence, seed=seed)
     pairs = [_pair(a, b, terms, right, clusters, options) for a, b in combinations(runs, 2)]
-    complete = all(int(common.sum()) == k["num_samples"] for k in kept)
+    complete = all(int(common.sum()) == statistics.num_scored(k) for k in kept)
     official, markdown = _official(runs, kept) if complete else (None, None)
     return Comparison(
         eval_keys=tuple(keys),
@@ -305,7 +304,7 @@ def _rows(labels: Mapping[str, str], runs, terms, kept, complete: bool) -> Itera
     of_runs = [{h["key"]: h["value"] for h in own["headlines"]} for own in kept]
     for h in kept[0]["headlines"]:
         if h["key"] not in labels and complete and isinstance(h["value"], float):
-            yield Row(h["key"], h["label"], tuple(values.get(h["key"]) for values in of_runs), kept[0]["num_samples"])
+            yield Row(h["key"], h["label"], tuple(values.get(h["key"]) for values in of_runs), statistics.num_scored(kept[0]))
         elif h["key"] in labels:
             yield _row(h["key"], h["label"], runs, terms)
     headlines = {h["key"] for h in kept[0]["headlines"]}
@@ -367,7 +366,7 @@ def save_pair_views(samples: fo.core.collections.SampleCollection, comparison: C
 def cached_comparison(dataset: fo.Dataset, a: str, b: str) -> dict[str, Any]:
     """:meth:`Comparison.to_dict` of two runs on the whole dataset; computed once and kept as long as both runs are."""
     store = statistics.store(dataset)
-    key = f"{statistics.run_id(dataset, a)}-{statistics.run_id(dataset, b)}"
+    key = f"{get_run(dataset, a).run_id}-{get_run(dataset, b).run_id}"
     found = store.get(key)
     if isinstance(found, str):
         kept = json.loads(found)

@@ -234,6 +234,15 @@ _GRES_FIELDS = {
 }
 
 
+#: What is said of samples and answers that GRES cannot score, by kind of problem.
+_MASK_NOTES = {
+    "bad-target-mask": "Left out, because a target has no mask: {:,}.",
+    "no-mask": "Answers that count as missing, because an object has no mask (GRES scores masks): {:,}.",
+    "bad-mask": "Answers that count as missing, because their mask cannot be read: {:,}.",
+    "wrong-mask-size": "Answers that count as missing, because their mask has another size: {:,}.",
+}
+
+
 def score_gres(columns: Columns, options: Mapping[str, Any]) -> Scored:
     """Scores merged masks with :mod:`fiftyone_rexseek.metrics.gres`."""
     if columns.pred.is_points:
@@ -247,6 +256,7 @@ def score_gres(columns: Columns, options: Mapping[str, Any]) -> Scored:
     summary = result.as_dict()
     summary["missing"] = {"count": summary["num_unanswered"], "policy": config.missing}
     summary["problems"] = dict(log.counts)
+    summary["notes"] = [note.format(log.counts[kind]) for kind, note in _MASK_NOTES.items() if log.counts[kind]]
     if options["baselines"] and columns.candidates is not None:
         summary["baselines"] = _gres_baselines(columns, result.counted_truths(truth), config)
     # samples whose target has no usable mask are left out, and keep empty fields
@@ -332,13 +342,16 @@ def mask_answers(columns: Columns, config: GresConfig, log: ProblemLog) -> Itera
         yield MaskAnswer(merged, rejects)
 
 
+_ANSWERS = [o.value for o in Outcome if o.is_answer]
+
+
 def _gres_causes(result: GresResult, outcomes: list[str | None]) -> list[str | None]:
     c = result.columns
     causes: list[str | None] = []
     for i, outcome in enumerate(outcomes):
         if not c.answered[i]:
-            known = (Outcome.FAILED.value, Outcome.UNPARSED.value)
-            causes.append(outcome if outcome in known else None)
+            # an answer whose mask cannot be scored could not be read either
+            causes.append(Outcome.UNPARSED.value if outcome in _ANSWERS else outcome)
         elif c.iou[i] >= 0.7:
             causes.append(Cause.EXACT.value)
         elif c.num_targets[i] == 0:

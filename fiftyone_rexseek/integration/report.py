@@ -1,4 +1,4 @@
-"""Results of evaluation runs as tables in a terminal."""
+"""Results of evaluation runs as tables in a terminal, and numbers in words."""
 
 from __future__ import annotations
 
@@ -72,3 +72,14 @@ def number(value: Any, digits: int = 3) -> str:
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def plural(count: int, noun: str = "sample") -> str:
+    """A count in words.
+
+    Example::
+
+        >>> plural(1), plural(1200, "picture")
+        ('1 sample', '1,200 pictures')
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..metrics.failures import CAUSES
 from . import statistics
 from .evaluation import METHODS, ReferringEvaluationConfig
+from .fields import require_detections
 
 #: Bins of the distribution of per-sample scores.
 NUM_BINS = 20
@@ -87,6 +88,7 @@ class Overview:
     Attributes:
         num_samples: samples that the run scored
         domains: groups by domain, alphabetical; empty where there are none or too many
+        num_domains: how many there are
         targets: groups by number of targets
         histogram: number of samples per score bin; bin i is [i, i+1) / len, the last one includes 1
         causes: number of samples by cause, in the order of :class:`~fiftyone_rexseek.metrics.failures.Cause`
@@ -95,6 +97,7 @@ class Overview:
 
     num_samples: int
     domains: tuple[Group, ...]
+    num_domains: int
     targets: tuple[Group, ...]
     histogram: tuple[int, ...]
     causes: Mapping[str, int]
@@ -172,6 +175,7 @@ def overview(dataset: fo.Dataset, run: Run) -> Overview:
     return Overview(
         num_samples=sum(g.count for g in by_target.values()),
         domains=domains if len(domains) <= statistics.MAX_GROUPS else (),
+        num_domains=len(domains),
         targets=tuple(by_target[name] for name in statistics.TARGET_GROUPS if name in by_target),
         histogram=tuple(bins.get(i, 0) for i in range(NUM_BINS)),
         causes={c: causes[c] for c in CAUSES if c in causes},
@@ -255,7 +259,8 @@ def _scored_expression(run: Run):
 
 def domain_view(dataset: fo.Dataset, run: Run, domain: str) -> fo.DatasetView:
     """The scored samples of a domain."""
-    return evaluated_view(dataset, run).match(F("domain") == domain)
+    # a literal, because the database takes a text that begins with "$" for the name of a field
+    return evaluated_view(dataset, run).match(F("domain") == F.literal(domain))
 
 
 def targets_view(dataset: fo.Dataset, run: Run, group: str) -> fo.DatasetView:
@@ -278,6 +283,13 @@ def score_view(dataset: fo.Dataset, run: Run, index: int) -> fo.DatasetView:
         return evaluated_view(dataset, run).match(position >= index)
     below = position <= 0 if index == 0 else position == index
     return evaluated_view(dataset, run).match((F(run.field("score")) != None) & below)  # noqa: E711
+
+
+def confident_view(dataset: fo.Dataset, run: Run, threshold: float) -> fo.DatasetView:
+    """The scored samples, of their predictions those of at least this confidence and those without any."""
+    require_detections(dataset, run.pred_field)
+    kept = (F("confidence") >= threshold) | (F("confidence") == None)  # noqa: E711 - an expression
+    return evaluated_view(dataset, run).filter_labels(run.pred_field, kept, only_matches=False)
 
 
 def worst_view(dataset: fo.Dataset, run: Run) -> fo.DatasetView:

@@ -7,9 +7,12 @@ from typing import Any
 
 import fiftyone as fo
 
+from ..metrics.sweep import OBJECTIVES
 from .comparison import number, p_text
+from .report import plural
 from .results import HeadlineRow, Run, get_statistics, headline_rows, overview
 from .results_plots import cause_figure, group_figure, histogram_figure, shown_causes, sweep_figures
+from .statistics import MAX_GROUPS, num_scored
 
 #: Runs with more samples than this are not analysed while the panel opens.
 COMPUTE_AT_ONCE = 5000
@@ -25,7 +28,7 @@ def content(dataset: fo.Dataset, run: Run, compute: bool | None = None) -> dict[
             runs small enough that nobody has to wait
 
     Returns:
-        ``title``, ``facts`` (Markdown), ``notes`` (texts), ``headlines`` (``columns`` and ``rows`` of a table, or None),
+        ``id`` of the run, ``title``, ``facts`` (Markdown), ``notes`` (texts), ``headlines`` (``columns`` and ``rows`` of a table, or None),
         ``figures`` by name, and what the n-th bar of a figure stands for: ``domains``, ``targets``, ``causes``,
         ``thresholds``
     """
@@ -42,11 +45,12 @@ def content(dataset: fo.Dataset, run: Run, compute: bool | None = None) -> dict[
         figures["causes"] = cause_figure(seen)
     if kept and kept["sweep"]:
         figures["precision_recall"], figures["sweep"] = sweep_figures(kept["sweep"])
-    images = f" of {kept['num_images']:,} images" if kept else ""
+    images = f" of {plural(kept['num_images'], 'image')}" if kept else ""
     return {
+        "id": run.run_id,
         "title": f"{run.label} - protocol {run.protocol}",
-        "facts": f"`{run.pred_field}` against `{run.gt_field}` on **{seen.num_samples:,} samples**{images}, "
-        f"evaluated {run.timestamp.replace('T', ' ')[:16]}",
+        "facts": f"`{run.pred_field}` against `{run.gt_field}` on **{plural(seen.num_samples)}**{images}, "
+        f"evaluated {run.timestamp.replace('T', ' ')[:16]} UTC",
         "notes": _notes(run, kept, seen),
         "headlines": _headline_table(headline_rows(kept), kept["confidence"]) if kept else None,
         "figures": figures,
@@ -68,10 +72,10 @@ def _notes(run: Run, kept, seen) -> list[str]:
         text += " (not predicted, unparsed or failed)." if run.fields.get("failure") else "."
         credit = missing.get("rejection_correct_without_credit")
         total = kept["summary"].get("rejection_count")
-        if credit is not None and missing.get("rejection_count") and total:
-            given = kept["summary"]["rejection_correct"]
+        given = kept["summary"].get("rejection_correct")
+        if credit is not None and given > credit:
             text += (
-                f" The official protocol counts {given - credit:,} of them as correct rejections: {given / total:.1%};"
+                f" As in the authors' script, {given - credit:,} of them count as correct rejections: {given / total:.1%};"
                 f" without that credit {credit / total:.1%}."
             )
         notes.append(text)
@@ -86,10 +90,15 @@ def _notes(run: Run, kept, seen) -> list[str]:
             " with targets a selector can be entirely right."
         )
     notes += kept["summary"].get("notes") or []
-    if kept["sweep"] is None:
+    if kept["sweep"] is None and run.method in OBJECTIVES:
         notes.append("No threshold sweep: the predictions carry no confidences that could be cut.")
-    if seen.num_samples != kept["num_samples"]:
-        notes.append(f"{kept['num_samples']:,} samples were evaluated; the dataset has changed since.")
+    if seen.num_domains > MAX_GROUPS:
+        notes.append(f"No scores by domain: there are {seen.num_domains:,} of them.")
+    scored = num_scored(kept)
+    if scored != kept["num_samples"]:
+        notes.append(f"{kept['num_samples'] - scored:,} of {plural(kept['num_samples'])} got no score and are left out.")
+    if scored != seen.num_samples:
+        notes.append(f"{plural(scored)} had a score when they were evaluated; the dataset has changed since.")
     return notes
 
 
@@ -130,7 +139,8 @@ def comparison_content(comparison: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     left_out = sum(comparison["left_out"].values())
-    text = f"On the **{comparison['num_samples']:,} samples** of {comparison['num_images']:,} images that both scored"
+    samples, images = plural(comparison["num_samples"]), plural(comparison["num_images"], "image")
+    text = f"On the **{samples}** of {images} that both scored"
     if pair["both_right"] is not None:
         text += (
             f": both right **{pair['both_right']:,}**, only `{a}` **{pair['only_a_right']:,}**,"
@@ -140,7 +150,7 @@ def comparison_content(comparison: Mapping[str, Any]) -> dict[str, Any]:
         f". Differences are `{a}` minus `{b}`; intervals and p-values by paired bootstrap over images, * below 0.05."
     )
     if left_out:
-        text += f" {left_out:,} samples that only one of them scored are left out."
+        text += f" Left out: {plural(left_out)} that only one of them scored."
     return {
         "text": text, "columns": columns, "rows": rows, "only_a": pair["only_a_right"], "only_b": pair["only_b_right"]
     }  # fmt: skip

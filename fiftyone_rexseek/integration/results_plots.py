@@ -6,6 +6,7 @@ the n-th thing it was made of, so that a click's index says what was clicked.
 
 from __future__ import annotations
 
+import html
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,32 +51,44 @@ def group_figure(
         kind: "domain" or "targets", as in the intervals' names
         color: of the bars
     """
+    places = list(range(len(groups)))
+    names = {"tickvals": places, "ticktext": [_plain(_short(g.name)) for g in groups]}
     scores = [0.0 if g.score is None else g.score for g in groups]
     found = [intervals.get(f"{kind}={g.name}") or {} for g in groups]
     above = [max(0.0, (i.get("high") or s) - s) for i, s in zip(found, scores)]
     below = [max(0.0, s - (s if i.get("low") is None else i["low"])) for i, s in zip(found, scores)]
     trace = {
         "type": "bar",
-        "x": [g.name for g in groups],
+        "x": places,
         "y": scores,
-        "customdata": [[g.count, g.success_rate] for g in groups],
+        "customdata": [[g.count, g.success_rate, _plain(g.name)] for g in groups],
         "marker": {"color": color},
         "error_y": {"type": "data", "array": above, "arrayminus": below, "color": _TEXT, "thickness": 1.2, "width": 3},
-        "hovertemplate": "<b>%{x}</b><br>score %{y:.3f}<br>%{customdata[0]:,} samples"
+        "hovertemplate": "<b>%{customdata[2]}</b><br>score %{y:.3f}<br>%{customdata[0]:,} samples"
         "<br>%{customdata[1]:.1%} exactly right<extra></extra>",
     }
     # one text per bar, all at one height, so that error bars do not cross them; as a trace, which is drawn faster than annotations
     labels = {
         "type": "scatter",
         "mode": "text",
-        "x": [g.name for g in groups],
+        "x": places,
         "y": [1.07] * len(groups),
         "text": [f"<b>{s:.2f}</b>" for s in scores],
         "textfont": {"size": 11},
         "hoverinfo": "skip",
     }
-    axes = {"yaxis": {"range": [0, 1.15], "tickvals": [0, 0.25, 0.5, 0.75, 1]}, "xaxis": {"type": "category"}}
+    axes = {"yaxis": {"range": [0, 1.15], "tickvals": [0, 0.25, 0.5, 0.75, 1]}, "xaxis": names}
     return {"data": [trace, labels], "layout": _layout(title, **axes)}
+
+
+def _short(name: str, most: int = 20) -> str:
+    """A name that leaves room for the bars above it."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _plain(name: str) -> str:
+    """A name as it is: Plotly reads HTML."""
+    return html.escape(name, quote=False)
 
 
 def histogram_figure(counts: Sequence[int]) -> Figure:

@@ -132,6 +132,11 @@ def compute(
     }
 
 
+def num_scored(kept: Mapping[str, Any]) -> int:
+    """How many of the evaluated samples have a score; those that were left out, say for want of an answer, have none."""
+    return (kept["intervals"].get("score") or {}).get("num_samples", 0)
+
+
 def _groups(counts: np.ndarray, domains: Sequence[Any]) -> dict[str, dict[str, np.ndarray]]:
     by_target = np.array([target_group(int(n)) for n in counts], dtype=object)
     groups = {"targets": {name: by_target == name for name in TARGET_GROUPS if (by_target == name).any()}}

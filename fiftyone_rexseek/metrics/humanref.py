@@ -350,7 +350,7 @@ def _columns(num_answers, num_candidates, is_rejection, answered, protocol, miss
         raise DataError(
             f"{int((~given).sum())} of {n} samples have no answer",
             expected="an answer for every sample",
-            advice="complete the predictions, or score with missing='official' or missing='wrong'",
+            advice="Complete the predictions, or score with missing='official' or missing='wrong'",
         )
     return persons, rejection, given
 
