@@ -104,6 +104,17 @@ def test_a_moved_box_is_exported_where_it_is_now(folder, tmp_path):
     assert np.allclose(row["answer_boxes"], [[50, 30, 150, 90]])
 
 
+@pytest.mark.parametrize("media", [True, "symlink"])
+def test_an_image_that_is_gone_is_named(folder, tmp_path, media):
+    dataset, _ = load(dataset_dir=str(folder), max_samples=2)
+    sample = dataset.last()
+    sample.filepath = "/nowhere/gone.jpg"
+    sample.save()
+    with pytest.raises(DataError, match=r"^/nowhere/gone\.jpg: there is no such image"):
+        dataset.export(str(tmp_path), dataset_type=fiftyone_rexseek.types.HumanRefDataset, export_media=media, progress=False)
+    assert not (tmp_path / "annotations.jsonl").exists()
+
+
 def test_importing_again_adds_only_what_is_missing(folder):
     dataset, first = load(dataset_dir=str(folder), max_samples=7)
     assert (first.added, first.existing) == (7, 0)

@@ -228,6 +228,8 @@ def _free_name(name: str, path: str, taken: dict[str, str]) -> str:
 
 
 def _put(source: str, target: Path, link: bool) -> None:
+    if not os.path.isfile(source):
+        raise DataError("there is no such image", where=source, advice="Leave its samples out, or the images where they are.")
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and os.path.samefile(source, target):
         return
