@@ -98,6 +98,8 @@ def test_left_out_is_not_changed_since(database):
         evaluate_referring(dataset, "good", eval_key=key, method="grec", output=output, missing="skip")
     notes = "\n".join(shown(dataset, "good")["notes"])
     assert "3 of 60 samples got no score and are left out" in notes and "changed" not in notes
+    answered = dataset.match(fo.ViewField("good_score") != None)  # noqa: E711 - an expression
+    assert statistics.load(dataset, "good")["ceiling"]["num_targets"] == answered.count("ground_truth.detections")
     # the same samples: numbers that are no means stand beside each other
     assert {"ap", "pr_f1"} <= {row.key for row in comparison.compare_runs(dataset, ["good", "sure"]).rows}
     dataset.delete_samples(dataset.limit(20))

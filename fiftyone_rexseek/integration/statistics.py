@@ -11,6 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import fiftyone as fo
@@ -128,7 +129,7 @@ def compute(
         "sub_domain_owner": dict(label_groups(domains, columns.values.get("sub_domain", [None] * len(columns)))),
         "intervals": {name: _interval(i) for name, i in intervals.items() if i.num_samples},
         "sweep": _sweep(columns, method, summary),
-        "ceiling": _ceiling(columns),
+        "ceiling": _ceiling(columns, summary),
     }
 
 
@@ -159,8 +160,7 @@ def _sweep(columns: Columns, method: str, summary: Mapping[str, Any]) -> dict[st
     candidates = columns.candidate_boxes()
     answered = columns.answered
     rows = [columns.gt.boxes_xyxy, columns.pred.boxes_xyxy, scores, answered, candidates or columns.gt.boxes_xyxy]
-    if (summary.get("missing") or {}).get("policy") == "skip":
-        rows = [[v for v, a in zip(row, answered) if a] for row in rows]
+    rows = [list(compress(row, _counted(columns, summary))) for row in rows]
     targets, predictions, scores, answered, candidates = rows
     sweep = threshold_sweep(
         targets, predictions, scores, method=method, protocol=summary.get("protocol", "official"), answered=answered,
@@ -170,10 +170,16 @@ def _sweep(columns: Columns, method: str, summary: Mapping[str, Any]) -> dict[st
     return {"objective": sweep.objective, "best": sweep.best, **curves}
 
 
-def _ceiling(columns: Columns) -> dict[str, Any] | None:
+def _counted(columns: Columns, summary: Mapping[str, Any]) -> list[bool]:
+    """Which samples enter the figures: all of them, or with missing="skip" those with an answer."""
+    skips = (summary.get("missing") or {}).get("policy") == "skip"
+    return [bool(answered) or not skips for answered in columns.answered]
+
+
+def _ceiling(columns: Columns, summary: Mapping[str, Any]) -> dict[str, Any] | None:
     if columns.draws or columns.candidates is None or not columns.candidates.counts.any():
         return None
-    known = columns.candidates.present
+    known = [k and c for k, c in zip(columns.candidates.present, _counted(columns, summary))]
     targets, candidates = ([b for b, k in zip(c.boxes_xyxy, known) if k] for c in (columns.gt, columns.candidates))
     found = proposal_recall(targets, candidates)
     if not found.num_targets:
