@@ -98,6 +98,47 @@ def test_answers_of_unknown_origin_are_asked_again(dataset):
     assert dataset.values("p.detections.label")[0] == ["person", "person"]
 
 
+class Stops(FakeSelector):
+    """Answers two calls; its name is that of any other fake model, so that the run can go on."""
+
+    def select_batch(self, requests, **options):
+        if len(self.calls) == 2:
+            raise KeyboardInterrupt
+        return super().select_batch(requests, **options)
+
+
+Stops.__qualname__ = "FakeSelector"
+
+
+def test_a_run_that_stops_does_not_take_another_runs_answers_for_its_own(dataset):
+    apply_expressions(dataset, FakeSelector(), "p", ["all"])
+    with pytest.raises(KeyboardInterrupt):
+        apply_expressions(dataset, Stops(), "p", ["none"], batch_size=1, num_workers=0)
+    assert dataset.values("p_outcome") == ["rejected"] * 3 + ["failed", "rejected", None, "rejected"]
+    assert dataset.values("p")[5] is None and dataset.values("p_answer")[5] is None
+    assert apply_expressions(dataset, FakeSelector(), "p", ["none"]).num_skipped == 5
+    assert set(dataset.values("p_outcome")) == {"rejected", "failed"}
+
+
+def test_answers_of_another_run_beside_the_target_are_asked_again(dataset):
+    apply_expressions(dataset, FakeSelector(), "p", ["all"])
+    apply_expressions(dataset.limit(2), FakeSelector(), "p", ["none"])
+    assert dataset.values("p_outcome")[:3] == ["rejected", "rejected", "selected"]
+    assert apply_expressions(dataset, FakeSelector(), "p", ["none"]).num_skipped == 0
+    assert set(dataset.values("p_outcome")) == {"rejected", "failed"}
+    assert apply_expressions(dataset, FakeSelector(), "p", ["none"]).num_skipped == 6
+
+
+def test_nothing_of_another_run_stays_beside_an_answer(dataset):
+    apply_expressions(dataset, FakeSelector(), "p", ["none"])
+    apply_expressions(dataset, FakeSelector(), "p", ["all", "none"])
+    assert set(dataset.values("p_answer")) == {None} == set(dataset.values("p_rejection_score"))
+    # what is read is not taken away
+    dataset.rename_sample_field("candidates", "p_candidates")
+    apply_expressions(dataset, FakeSelector(), "p", ["all"], candidates="p_candidates")
+    assert dataset.values("p_expressions") == [None] * 7 and dataset.values("p_outcome")[0] == "selected"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, AssertionError])
 def test_an_interrupted_run_loses_nothing_and_goes_on(dataset, error):
     class Interrupted(FakeSelector):

@@ -110,6 +110,19 @@ def test_other_labels_of_a_described_sample_are_described(dataset):
     assert describe_targets(dataset.limit(1), "ground_truth", "text", FakeWriter(), progress=False).num_skipped == 1
 
 
+def test_a_run_that_stops_does_not_take_another_runs_texts_for_its_own(dataset):
+    class Stops(FakeWriter):
+        def describe_batch(self, requests):
+            raise KeyboardInterrupt
+
+    describe_targets(dataset, "ground_truth", "text", FakeWriter(), progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        describe_targets(dataset, "candidates", "text", Stops(), progress=False)
+    assert set(dataset.values("text_outcome")) == {None} == set(dataset.values("text"))
+    assert describe_targets(dataset, "candidates", "text", FakeWriter(), progress=False).num_skipped == 0
+    assert dataset.values("text") == ["the 5"] * 4
+
+
 def test_a_broken_image_fails_alone(dataset):
     sample = dataset.first()
     with open(sample.filepath, "w") as file:

@@ -24,6 +24,7 @@ from ..models.nouns import NounExtractor
 from ..models.proposals import clean_names
 from ..referring import Outcome
 from . import apply_plan as plan
+from .answer_runs import clear_answers, is_same_run, record
 from .apply_writer import ApplySummary, Writer
 from .fields import flat_images
 from .selections import CANDIDATES, OUTCOME, CandidateLabels
@@ -96,7 +97,7 @@ def apply_expressions(
         num_workers: threads that open the next images meanwhile
         save_every: write after so many images
         resume: leave out samples that the same run (same model, expressions, candidates) has answered already; failed ones
-            are asked again
+            are asked again. Answers of another run are taken away before the first question
         overwrite: allow ``label_field`` to hold labels that no model made
         skip_failures: store failures as such; False raises at the first one
         progress: True, False, None (FiftyOne's setting) or a callback, as everywhere in FiftyOne
@@ -139,15 +140,18 @@ def apply_expressions(
         "label": label,
     }
     run_key = f"apply_{label_field}"
-    done = _answered(samples, label_field, run_key, settings) if resume else set()
+    same = is_same_run(samples, label_field, run_key, settings)
+    done = _answered(samples, label_field) if resume and same else set()
     rows = plan.rows_by_image(samples, asked, done)
 
     make = partial(
         _make_answerer, model, proposer, masks, weights, device, dtype, dict(call_options or {}), dict(load_options or {})
     )
     answerer = make() if distributed is None else None
+    if not same:
+        settings["mixed"] = clear_answers(samples, label_field, keep={source, asked.field, gt_field})
     plan.declare_output(dataset, label_field, asked.several, draws=not needs_candidates)
-    _record(dataset, run_key, settings)
+    record(dataset, run_key, settings)
     writer = Writer(dataset, label_field, asked.several, label, mask_dir, stored_at if proposer is not None else None)
     writer.draws = not needs_candidates
     reader = plan.CandidateReader(samples, source, gt_field)
@@ -183,7 +187,7 @@ def apply_expressions(
         # also when interrupted: what has been computed is kept, and the same call goes on from there
         writer.flush()
     summary = writer.summary(time.monotonic() - started, len(done), run_key)
-    _record(dataset, run_key, settings, summary)
+    record(dataset, run_key, {**settings, "summary": _plain(summary)})
     logger.info("%s", summary)
     return summary
 
@@ -265,30 +269,10 @@ def _make_answerer(model, proposer, masks, weights, device, dtype, call_options,
     return Answerer(model, proposer=proposer, segmenter=segmenter, options=call_options)
 
 
-def _answered(samples, label_field: str, run_key: str, settings: dict) -> set[str]:
-    """Samples that an earlier, equal run has answered."""
-    if not samples.has_sample_field(label_field + OUTCOME):
-        return set()
-    dataset = samples._dataset
-    if run_key not in dataset.list_runs():
-        # answers of which nobody knows who gave them, such as those of a prediction file
-        return set()
-    config = dataset.get_run_info(run_key).config
-    differs = [k for k, v in settings.items() if getattr(config, k, None) != v]
-    if differs:
-        logger.warning("field %r: other %s than the earlier run; all samples are asked again", label_field, ", ".join(differs))
-        return set()
+def _answered(samples, label_field: str) -> set[str]:
+    """Samples with an answer."""
     ids, outcomes = samples.values(["id", label_field + OUTCOME])
     return {i for i, outcome in zip(ids, outcomes) if outcome is not None and outcome != Outcome.FAILED.value}
-
-
-def _record(dataset, run_key: str, settings: dict, summary: ApplySummary | None = None) -> None:
-    """Registers the run; at the start, so that an interrupted one is known, and at the end with its numbers."""
-    config = dataset.init_run(**settings, **({"summary": _plain(summary)} if summary is not None else {}))
-    if run_key in dataset.list_runs():
-        dataset.update_run_config(run_key, config)
-    else:
-        dataset.register_run(run_key, config)
 
 
 def _plain(summary: ApplySummary) -> dict[str, Any]:

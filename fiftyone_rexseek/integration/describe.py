@@ -22,6 +22,7 @@ from ..models.answering import batches
 from ..models.description import DEFAULT_MODEL, Describer, Description, DescriptionRequest
 from ..models.images import open_image
 from ..referring import Outcome
+from .answer_runs import clear_answers, is_same_run, record
 from .fields import flat_images, require_detections
 from .selections import ANSWER, ERROR, OUTCOME
 
@@ -115,11 +116,13 @@ def describe_targets(
     dataset, run_key = samples._dataset, f"describe_{text_field}"
     name = model if isinstance(model, str) else str(model.facts().get("describer", type(model).__name__))
     settings = {"method": "describe_targets", "model": name, "objects": objects_field}
-    done = _described(samples, objects_field, text_field, run_key, settings) if resume else set()
+    same = is_same_run(samples, text_field, run_key, settings)
+    done = _described(samples, objects_field, text_field) if resume and same else set()
     writer = Describer.from_pretrained(model, **(load_options or {})) if isinstance(model, str) else model
+    mixed = not same and clear_answers(samples, text_field, keep={objects_field})
     for suffix in ("", OUTCOME, ANSWER, ERROR):
         dataset.add_sample_field(text_field + suffix, fo.StringField)
-    _record(dataset, run_key, {**settings, "facts": writer.facts()})
+    record(dataset, run_key, {**settings, "facts": writer.facts(), "mixed": mixed})
 
     outcomes, errors, num_empty = Counter(), Counter(), 0
     ids, counts = samples.values(["id", f"{objects_field}.detections.id"])
@@ -194,15 +197,9 @@ def _write(dataset, text_field: str, found: Mapping[str, Description]) -> None:
         dataset.set_values(text_field + suffix, values, key_field="id")
 
 
-def _described(samples, objects_field: str, text_field: str, run_key: str, settings: Mapping[str, Any]) -> set[str]:
+def _described(samples, objects_field: str, text_field: str) -> set[str]:
+    """Samples with a text about all the objects that the samples show."""
     dataset = samples._dataset
-    if run_key not in dataset.list_runs() or not samples.has_sample_field(text_field + OUTCOME):
-        return set()
-    config = dataset.get_run_info(run_key).config
-    differs = [name for name, value in settings.items() if getattr(config, name, None) != value]
-    if differs:
-        logger.warning("field %r: other %s than before; all samples are described again", text_field, ", ".join(differs))
-        return set()
     labels = f"{objects_field}.detections.id"
     ids, outcomes, shown = samples.values(["id", text_field + OUTCOME, labels])
     done = {i: s for i, o, s in zip(ids, outcomes, shown) if o is not None and o != Outcome.FAILED.value}
@@ -210,11 +207,3 @@ def _described(samples, objects_field: str, text_field: str, run_key: str, setti
         return set(done)
     stored = dict(zip(*dataset.select(list(done)).values(["id", labels])))
     return {i for i in done if done[i] == stored.get(i)}
-
-
-def _record(dataset, run_key: str, settings: Mapping[str, Any]) -> None:
-    config = dataset.init_run(**settings)
-    if run_key in dataset.list_runs():
-        dataset.update_run_config(run_key, config)
-    else:
-        dataset.register_run(run_key, config)
