@@ -5,6 +5,7 @@ import io
 
 import fiftyone as fo
 import fiftyone.operators as foo
+import numpy as np
 import plugin
 import pytest
 from fake_models import FakeSelector
@@ -13,7 +14,8 @@ from PIL import Image
 from fiftyone_rexseek.errors import ConfigError
 from fiftyone_rexseek.integration import ask as asking
 from fiftyone_rexseek.models import registry
-from fiftyone_rexseek.referring import Outcome
+from fiftyone_rexseek.models.answering import ItemResult
+from fiftyone_rexseek.referring import Outcome, Selection
 
 
 @pytest.fixture
@@ -66,7 +68,29 @@ def test_answers_are_selections_words_and_a_picture(dataset, fake):
     assert fake == ["rexseek-tiny"], "the second question found the model warm"
     url = asking.picture_url(dataset, asked)
     picture = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
-    assert picture.size == (200, 100)
+    assert picture.size == (480, 240)
+
+
+@pytest.mark.parametrize("size, shown", [((12, 9), (480, 360)), ((600, 400), (600, 400)), ((6000, 4000), (900, 600))])
+def test_the_picture_of_an_image_of_any_size_can_be_read(size, shown):
+    selection = Selection("the left half", Outcome.SELECTED, [[0, 0, size[0] / 2, size[1]]], [0.9])
+    asked = asking.Asked("", asking.AskOptions(), ItemResult("", (selection,), *size), None, 0.0, "cpu")
+    picture = asking.draw_answers(Image.new("RGB", size), asked)
+    assert picture.size == shown
+    orange = np.asarray(picture)[:, :, 0] > 200
+    # a frame and a caption, not a field of orange
+    assert orange[:, : shown[0] // 2].any(axis=0).all() and orange.mean() < 0.1 and not orange[:, shown[0] // 2 + 9 :].any()
+
+
+def test_the_captions_of_an_object_that_two_expressions_mean_are_read_together(monkeypatch):
+    """Also where the model drew it twice, as ReLA does."""
+    drawn = []
+    monkeypatch.setattr(asking, "draw_annotated", lambda picture, layers: drawn.extend(layers))
+    boxes = ([100, 100, 300, 400], [103, 98, 301, 404], [103, 98, 201, 404])
+    selections = tuple(Selection(f"{n}", Outcome.SELECTED, [box], [0.9]) for n, box in enumerate(boxes))
+    asked = asking.Asked("", asking.AskOptions(), ItemResult("", selections, 640, 480), None, 0.0, "cpu")
+    asking.draw_answers(Image.new("RGB", (640, 480)), asked)
+    assert [layer.captions for layer in drawn] == [["1: 0.90"], ["1: 0.90  2: 0.90"], ["3: 0.90"]]
 
 
 def test_stored_answers_carry_their_expression_and_the_candidates_label(dataset, fake):
@@ -75,7 +99,16 @@ def test_stored_answers_carry_their_expression_and_the_candidates_label(dataset,
     sample = dataset.first()
     got = [(d.expression, d.label, d.candidate, d.bounding_box) for d in sample["asked"].detections]
     assert got == [("first", "man", 0, [0.0, 0.1, 0.2, 0.8]), ("2", "kid", 2, [0.6, 0.1, 0.2, 0.8])]
-    assert sample["asked_outcomes"] == ["selected", "rejected", "selected"]
+    assert sample["asked_outcomes"] == ["selected", "rejected", "selected"] and sample["asked_outcome"] == "selected"
+    # of several expressions there is no single answer
+    assert not {"asked_answer", "asked_rejection_score"} & set(dataset.get_field_schema())
+
+
+def test_a_field_of_somebody_else_is_not_written_to(dataset, fake):
+    dataset.add_sample_field("asked", fo.StringField)
+    asked = asking.ask(dataset, dataset.first().id, ["first"])
+    with pytest.raises(ConfigError, match="'asked' is not for boxes"):
+        asking.store_answers(dataset, asked)
 
 
 def test_a_failure_is_not_stored_as_an_answer(dataset, fake):
@@ -83,7 +116,7 @@ def test_a_failure_is_not_stored_as_an_answer(dataset, fake):
     assert "memory" in asking.in_words(asked.selections[0])
     asking.store_answers(dataset, asked)
     assert dataset.first()["asked"] is None
-    assert dataset.first()["asked_outcomes"] == ["failed"]
+    assert dataset.first()["asked_outcomes"] == ["failed"] and "memory" in dataset.first()["asked_error"]
 
 
 def test_a_question_becomes_a_sample_once(dataset, fake):

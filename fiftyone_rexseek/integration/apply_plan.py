@@ -124,11 +124,12 @@ def declare_output(dataset, label_field: str, several: bool, draws: bool = False
     detections = f"{label_field}.detections"
     fields = {label_field: labels, f"{detections}.candidate": {"ftype": fo.IntField}}
     fields[f"{detections}.box_xyxy"] = {"ftype": fo.ListField, "subfield": fo.FloatField}
+    fields |= {label_field + suffix: text for suffix in (OUTCOME, ERROR)}
     if several:
         fields[f"{detections}.expression"] = text
         fields |= {label_field + suffix: texts for suffix in ("_expressions", "_outcomes", "_answers")}
-    fields |= {label_field + suffix: text for suffix in (OUTCOME, ANSWER, ERROR)}
-    fields[label_field + REJECTION_SCORE] = {"ftype": fo.FloatField}
+    else:
+        fields |= {label_field + ANSWER: text, label_field + REJECTION_SCORE: {"ftype": fo.FloatField}}
     if draws and not several:
         fields[label_field + REJECTED_MASK] = labels
     add_sample_fields(dataset, fields)

@@ -23,6 +23,7 @@ from .selections import (
     REJECTED_MASK,
     REJECTION_SCORE,
     CandidateLabels,
+    combined_error,
     combined_outcome,
     rejected_mask,
     to_detections,
@@ -119,8 +120,7 @@ class Writer:
         field_, key = self.label_field, result.key
         self._set(field_, key, None if outcome is Outcome.FAILED else self._detections(result, labels))
         self._set(field_ + OUTCOME, key, outcome.value)
-        errors = [s.error for s in result.selections if s.error]
-        self._set(field_ + ERROR, key, "; ".join(dict.fromkeys(errors)) or None)
+        self._set(field_ + ERROR, key, combined_error(result.selections))
         if self.several:
             self._set(field_ + "_expressions", key, [str(s.expression) for s in result.selections])
             self._set(field_ + "_outcomes", key, [s.outcome.value for s in result.selections])

@@ -24,6 +24,7 @@ from PIL import Image
 
 from .. import masks
 from ..errors import ConfigError, DownloadError
+from ..geometry import pairwise_iou
 from ..models import registry
 from ..models.answering import Answerer, ImageJob, Item, ItemResult
 from ..models.images import open_image
@@ -35,7 +36,17 @@ from .apply import DEFAULT_SAM, FALLBACK_NAMES
 from .detectors import ZooDetector, is_zoo_model, load_zoo
 from .fields import detections_fields, require_detections
 from .segmentation import ZooSegmenter
-from .selections import ANSWER, COUNT, ERROR, OUTCOME, REJECTION_SCORE, CandidateLabels, to_detections
+from .selections import (
+    ANSWER,
+    COUNT,
+    ERROR,
+    OUTCOME,
+    REJECTION_SCORE,
+    CandidateLabels,
+    combined_error,
+    combined_outcome,
+    to_detections,
+)
 from .visualize import Layer, draw_annotated
 
 #: Where answers to questions about single samples are kept, so that the App draws them.
@@ -53,6 +64,10 @@ _COLORS = {
     "red": (220, 38, 38),
 }  # fmt: skip
 _GREY = (148, 163, 184)
+#: Shortest and longest side of a drawn answer, whichever is the longer one of the image, in pixels.
+_PICTURE_SIDES = (480, 900)
+#: Intersection over union from which boxes of two expressions are drawn as one inside the other.
+_SAME_BOX = 0.8
 
 
 @dataclass(frozen=True)
@@ -295,15 +310,18 @@ def in_words(selection: Selection) -> str:
 def draw_answers(image: Image.Image, asked: Asked) -> Image.Image:
     """The picture with every expression's targets in a colour of its own, and the other candidates in grey.
 
-    Captions are confidences; with several expressions, the number of the expression comes first. A box that several expressions
-    chose is drawn once inside the other, with the captions of all.
+    It is drawn at a size at which captions can be read, however small or large the image is. Captions are confidences; with
+    several expressions, the number of the expression comes first. A box that several expressions chose is drawn once inside the
+    other, with the captions of all.
     """
-    step = max(3, min(image.size) // 120)
-    drawn: dict[tuple[float, ...], list[str]] = {}
+    scale = float(np.clip(max(image.size), *_PICTURE_SIDES)) / max(image.size)
+    picture = image.resize([max(1, round(side * scale)) for side in image.size])
+    step = max(3, min(picture.size) // 120)
+    drawn: list[tuple[np.ndarray, list[str]]] = []
     chosen = {i for s in asked.selections for i in s.indices or ()}
     layers = []
     if asked.result.candidates_xyxy is not None:
-        others = [b for i, b in enumerate(asked.result.candidates_xyxy) if i not in chosen and np.isfinite(b).all()]
+        others = [b * scale for i, b in enumerate(asked.result.candidates_xyxy) if i not in chosen and np.isfinite(b).all()]
         layers.append(Layer(np.array(others).reshape(-1, 4), [""] * len(others), None, _GREY))
     for n, selection in enumerate(asked.selections):
         rles = selection.masks
@@ -311,15 +329,23 @@ def draw_answers(image: Image.Image, asked: Asked) -> Image.Image:
             rles = [selection.merged_mask]
         number = f"{n + 1}: " if len(asked.selections) > 1 else ""
         boxes, captions = [], []
-        for box, score in zip(selection.boxes_xyxy, selection.scores):
-            before = drawn.setdefault(tuple(box.tolist()), [])
+        for box, score in zip(selection.boxes_xyxy * scale, selection.scores):
+            # models that draw their answers give the same object a slightly different box every time
+            same = next((one for one in drawn if pairwise_iou(box[None], one[0][None])[0, 0] >= _SAME_BOX), None)
+            if same is None:
+                drawn.append(same := (box, []))
+            box, before = same
             inset = min(len(before) * step, max(0.0, float(min(box[2:] - box[:2])) / 2 - 1))
             before.append(number + f"{score:.2f}" if np.isfinite(score) else number.strip(": "))
             boxes.append(box + inset * np.array([1, 1, -1, -1]))
             captions.append("  ".join(before))
-        shown = [masks.decode(r) for r in rles] if rles is not None else None
+        shown = [_resized(masks.decode(r), picture.size) for r in rles] if rles is not None else None
         layers.append(Layer(np.array(boxes).reshape(-1, 4), captions, shown, _COLORS[color_name(n)]))
-    return draw_annotated(image, layers)
+    return draw_annotated(picture, layers)
+
+
+def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(mask).resize(size))
 
 
 def color_name(n: int) -> str:
@@ -333,13 +359,12 @@ def color_name(n: int) -> str:
     return list(_COLORS)[n % len(_COLORS)]
 
 
-def picture_url(samples, asked: Asked, max_side: int = 900) -> str | None:
+def picture_url(samples, asked: Asked) -> str | None:
     """The drawn answers as a ``data:`` URL of bounded size, for a panel; None when the image cannot be read."""
     if not asked.result.width:
         return None
     path = _image_path(samples._dataset, asked.sample_id)
     picture = draw_answers(open_image(path), asked)
-    picture.thumbnail((max_side, max_side))
     with io.BytesIO() as buffer:
         picture.save(buffer, "JPEG", quality=88)
         return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -358,7 +383,12 @@ def _as_detections(asked: Asked, n: int, attributes: Mapping[str, Any] | None = 
 
 
 def store_answers(dataset: fo.Dataset, asked: Asked, label_field: str = ASKED_FIELD) -> None:
-    """Writes the answers to the sample: Detections that carry their ``expression``, and the outcomes beside them."""
+    """Writes the answers to the sample: Detections that carry their ``expression``, and the outcomes beside them.
+
+    Raises:
+        ConfigError: the field holds something else than answers
+    """
+    plan.check_output(dataset, label_field, False)
     if not dataset.has_sample_field(label_field):
         plan.declare_output(dataset, label_field, several=True)
     sample = dataset[asked.sample_id]
@@ -370,6 +400,8 @@ def store_answers(dataset: fo.Dataset, asked: Asked, label_field: str = ASKED_FI
     sample[f"{label_field}_expressions"] = [s.expression for s in asked.selections]
     sample[f"{label_field}_outcomes"] = [s.outcome.value for s in asked.selections]
     sample[f"{label_field}_answers"] = [s.answer or "" for s in asked.selections]
+    sample[label_field + OUTCOME] = combined_outcome(asked.selections).value
+    sample[label_field + ERROR] = combined_error(asked.selections)
     sample.save()
 
 

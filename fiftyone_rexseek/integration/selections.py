@@ -194,3 +194,14 @@ def combined_outcome(selections: Sequence[Selection]) -> Outcome:
         if outcome in outcomes:
             return outcome
     return Outcome.REJECTED
+
+
+def combined_error(selections: Sequence[Selection]) -> str | None:
+    """What went wrong with several expressions about one sample, each reason once.
+
+    Example::
+
+        >>> combined_error([Selection.failed("a", "why"), Selection.rejected("b"), Selection.failed("c", "why")])
+        'why'
+    """
+    return "; ".join(dict.fromkeys(s.error for s in selections if s.error)) or None
