@@ -19,6 +19,7 @@ from fiftyone_rexseek.integration.fields import detections_fields
 from fiftyone_rexseek.models.registry import ENTRIES
 
 from .base import PLUGIN, invalid
+from .calling import plural
 from .layout import COLUMN, NARROW_TABLE, show
 from .targets import open_sample
 
@@ -27,6 +28,8 @@ HISTORY_LENGTH = 30
 STORE = "rexseek_referring"
 #: Of the twelve columns of a form, for fields that stand side by side.
 _COLUMNS = 4
+#: Characters shown of an expression, a raw answer or a line of the history.
+_LONGEST = 300
 _LABELS = {"weights": "Local weights", "candidates": "Candidates", **asking.THRESHOLDS}
 _VIDEOS = "Use fiftyone_rexseek.integration.video.apply_to_video in Python."
 
@@ -74,13 +77,10 @@ class ReferringPanel(foo.Panel):
             return
         self._remember(ctx, asked)
         self._show(ctx, asked)
+        # reload_samples leaves tiles that have been drawn as they are
+        ctx.ops.reload_dataset()
         if new:
-            # a field that was not there must appear in the grid; the open sample's tab knows only the fields it was opened with
-            ctx.panel.set_state("status", f"{ctx.panel.get_state('status')} Open the sample again to see this new field there.")
-            ctx.ops.reload_dataset()
             ctx.ops.set_active_fields([*ctx.active_fields, asking.ASKED_FIELD])
-        else:
-            ctx.ops.reload_samples()
 
     def save_samples(self, ctx):
         """Makes samples of the questions last asked: the answer is computed again, from the warm model."""
@@ -97,19 +97,27 @@ class ReferringPanel(foo.Panel):
         except ReferringError as e:
             ctx.panel.set_state("error", str(e))
             return
-        ctx.ops.notify(f"{len(asked.selections)} question(s) saved as samples tagged 'asked'", variant="success")
+        ctx.ops.notify(f"{plural(len(asked.selections), 'question')} saved as samples tagged 'asked'", variant="success")
         ctx.ops.reload_dataset()
+        # otherwise the new tiles show neither the question nor the answer
+        ctx.ops.set_active_fields(list(dict.fromkeys([*ctx.active_fields, "expression", field])))
 
     def check(self, ctx):
-        """Draws the form again, which says what is wrong with it."""
+        """Draws the form again, which says what is wrong with it; what went wrong before was about another form."""
+        ctx.panel.set_state("error", None)
 
     def repeat(self, ctx):
-        """Asks a line of the history again, about the open sample."""
-        entry = self._history(ctx)[int(ctx.params["row"])]
+        """Fills the form with a line of the history and asks it again, about the open sample."""
+        # a panel beside the grid and one in the modal share the history, and what one adds the other does not show
+        asked_at = ctx.panel.get_state("history_times")[int(ctx.params["row"])]
+        entry = next((e for e in self._history(ctx) if e["asked_at"] == asked_at), None)
+        if entry is None:
+            ctx.panel.set_state("error", "This line is no longer in the history.")
+            self._show_history(ctx)
+            return
         options = asking.AskOptions(**entry["options"])
         ctx.panel.set_state("form", {"expressions": "\n".join(entry["expressions"]), **entry["options"]})
-        if ctx.current_sample:
-            self._ask(ctx, entry["expressions"], options)
+        self._ask(ctx, entry["expressions"], options)
 
     def forget(self, ctx):
         """Empties the history."""
@@ -147,16 +155,17 @@ class ReferringPanel(foo.Panel):
         for n, selection in enumerate(asked.selections):
             # Markdown in the App knows no colours
             number = f"{n + 1} ({asking.color_name(n)}). " if len(asked.selections) > 1 else ""
-            raw = f"\n\n`{selection.answer}`" if selection.answer else ""
+            raw = f"\n\n`{_short(selection.answer)}`" if selection.answer else ""
             dropped = f"\n\n{selection.dropped_candidates} candidates left out" if selection.dropped_candidates else ""
-            lines.append(f"**{number}{_plain(selection.expression)}**: {_plain(asking.in_words(selection))}{raw}{dropped}")
+            lines.append(f"**{number}{_plain(_short(selection.expression))}**: {_plain(asking.in_words(selection))}{raw}{dropped}")
         candidates = asked.result.candidates_xyxy
         among = f" among {len(candidates)} candidates" if candidates is not None else ""
         took = f"{asked.options.model} on {asked.device}{among}, {asked.seconds:.2f} s."
         entry, url = asdict(asking.HistoryEntry.of(asked)), asking.picture_url(ctx.dataset, asked)
         state = {
             "answers": "\n\n".join(lines),
-            "status": f"{took} Kept in field `{asking.ASKED_FIELD}`.",
+            # FiftyOne reads an open sample once
+            "status": f"{took} Kept in field `{asking.ASKED_FIELD}`: the grid shows it now, the *Sample* tab when the page is loaded again.",
             "has_picture": url is not None,
             "last": {k: entry[k] for k in ("sample_id", "expressions", "options")},
         }
@@ -172,11 +181,16 @@ class ReferringPanel(foo.Panel):
         self._show_history(ctx)
 
     def _show_history(self, ctx):
+        entries = self._history(ctx)
         rows = [
-            {"expression": " | ".join(e["expressions"]), "outcome": " | ".join(e["outcomes"]), "model": e["options"]["model"]}
-            for e in self._history(ctx)
+            {
+                "expression": _short(" | ".join(e["expressions"])),
+                "outcome": _short(" | ".join(e["outcomes"])),
+                "model": e["options"]["model"],
+            }
+            for e in entries
         ]
-        show(ctx, {"num_asked": len(rows)}, {"history": rows})
+        show(ctx, {"history_times": [e["asked_at"] for e in entries]}, {"history": rows})
 
     # -- layout ---------------------------------------------------------------------------------------------------------
 
@@ -210,7 +224,7 @@ class ReferringPanel(foo.Panel):
         elif on_sample:
             warm = asking.is_warm(self._options(ctx))
             panel.md("*The model is loaded.*" if warm else "*The first question loads the model.*", name="warm")
-        if ctx.panel.get_state("num_asked"):
+        if ctx.panel.get_state("history_times"):
             table = types.TableView(componentsProps=NARROW_TABLE)
             table.add_column("expression", label="Asked before")
             table.add_column("outcome", label="Answer")
@@ -265,6 +279,11 @@ class ReferringPanel(foo.Panel):
 def _mark(prop: types.Property, problem: str | None) -> None:
     if problem:
         invalid(prop, problem)
+
+
+def _short(text: str) -> str:
+    """The beginning of a text that would push everything else out of sight; the field ``asked`` has all of it."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} ..."
 
 
 def _plain(text: str) -> str:

@@ -185,9 +185,9 @@ class TestPanel:
         plugin.install()
 
     @staticmethod
-    def event(dataset, method, sample_id, view=None, **form):
-        state = {"form": {"expressions": "all\nnone", "model": "rexseek-tiny", "candidates": "candidates", **form}}
-        params = {"panel_id": "p", "__method__": method, "panel_state": state}
+    def event(dataset, method, sample_id, view=None, state=None, row=None, **form):
+        form = {"expressions": "all\nnone", "model": "rexseek-tiny", "candidates": "candidates", **form}
+        params = {"panel_id": "p", "__method__": method, "panel_state": {"form": form, **(state or {})}, "row": row}
         ctx = {"view": dataset.view() if view is None else view, "current_sample": sample_id, "active_fields": ["people"]}
         done = foo.execute_operator(f"{plugin.NAME}/referring_panel", ctx={**ctx, "params": params})
         sent: dict = {}
@@ -202,7 +202,7 @@ class TestPanel:
         first = self.event(dataset, "ask", dataset.first().id)
         assert first["set_active_fields"] == [{"fields": ["people", "asked"]}] and "reload_dataset" in first
         again = self.event(dataset, "ask", dataset.first().id)
-        assert "set_active_fields" not in again and "reload_samples" in again
+        assert "set_active_fields" not in again and "reload_dataset" in again
         dataset.reload()
         assert dataset.first()["asked_outcomes"] == ["selected", "rejected"]
 
@@ -212,8 +212,41 @@ class TestPanel:
         dataset.reload()
         assert dataset.first()["asked_expressions"] == ["all", "none"]
 
+    def test_saved_questions_are_seen_on_their_tiles(self, dataset, fake):
+        last = {"sample_id": dataset.first().id, "expressions": ["all", "none"], "options": {}}
+        sent = self.event(dataset, "save_samples", dataset.first().id, state={"last": last})
+        assert sent["notify"][0]["message"] == "2 questions saved as samples tagged 'asked'"
+        assert sent["set_active_fields"] == [{"fields": ["people", "expression", "rexseek_tiny"]}]
+
+    def test_long_texts_are_shown_in_part_and_kept_whole(self, dataset, fake, monkeypatch):
+        answer = "</objects>" * 400
+        selection = Selection("the man " * 300, Outcome.UNPARSED, answer=answer, error="no object list")
+        monkeypatch.setattr(FakeSelector, "_answer", lambda self, request, text: selection)
+        sent = self.event(dataset, "ask", dataset.first().id)
+        [answers] = [change["state"]["answers"] for change in sent["patch_panel_state"] if "answers" in change["state"]]
+        assert answers.count("could not be read") == 2 and len(answers) < 1500
+        [row] = [row for data in sent["patch_panel_data"] for row in data["data"].get("history", ())]
+        assert all(len(text) < 400 for text in row.values())
+        assert dataset.reload() is None and dataset.first()["asked_answers"] == [answer] * 2
+
+    def test_a_line_of_the_history_is_repeated_whatever_another_panel_asked_meanwhile(self, dataset, fake):
+        sample_id = dataset.first().id
+
+        def times(sent):
+            return [c["state"] for c in sent["patch_panel_state"] if "history_times" in c["state"]][-1]["history_times"]
+
+        shown = {"history_times": times(self.event(dataset, "ask", sample_id, expressions="first"))}
+        assert len(times(self.event(dataset, "ask", sample_id, expressions="none"))) == 2
+        self.event(dataset, "repeat", sample_id, state=shown, row=0)
+        dataset.reload()
+        assert dataset.first()["asked_expressions"] == ["first"]
+        assert "Open a sample first" in self.said(self.event(dataset, "repeat", None, state=shown, row=0))
+        self.event(dataset, "forget", None)
+        assert "no longer in the history" in self.said(self.event(dataset, "repeat", sample_id, state=shown, row=0))
+
     def test_what_goes_wrong_is_said_in_the_panel(self, dataset, fake):
         assert "Open a sample first" in self.said(self.event(dataset, "ask", None))
+        assert "{'error': None}" in self.said(self.event(dataset, "check", None))
         assert "no such sample" in self.said(self.event(dataset, "ask", "0" * 24))
         assert "nothing was asked" in self.said(self.event(dataset, "ask", dataset.first().id, expressions=" \n"))
         dataset.reload()
