@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import partial
 
-import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_rexseek.integration import apply_plan as plan
 from fiftyone_rexseek.integration import ask as asking
 from fiftyone_rexseek.integration.apply import apply_expressions
-from fiftyone_rexseek.integration.fields import detections_fields
+from fiftyone_rexseek.integration.fields import detections_fields, text_fields
 from fiftyone_rexseek.models.registry import ENTRIES
 from fiftyone_rexseek.referring import Outcome
 
@@ -67,22 +66,22 @@ class ApplyExpressions(CallableOperator):
 
     @staticmethod
     def _expressions(ctx, inputs) -> str | None:
-        text_fields = [n for n, f in ctx.dataset.get_field_schema(ftype=fo.StringField).items() if n != "filepath"]
+        names = text_fields(ctx.dataset)
         kinds = types.RadioGroup()
         kinds.add_choice("field", label="The expression of each sample (a field)")
         kinds.add_choice("text", label="The same expressions for all samples")
-        default = "field" if "expression" in text_fields else "text"
+        default = "field" if "expression" in names else "text"
         inputs.enum("expressions_from", kinds.values(), default=default, required=True, label="Expressions", view=kinds)
         if (ctx.params.get("expressions_from") or default) == "field":
             nothing = "This dataset has no field of texts: type the expressions instead"
-            _, name = choose_one(ctx, inputs, "expression_field", text_fields, "Field", usual="expression", nothing=nothing)
+            _, name = choose_one(ctx, inputs, "expression_field", names, "Field", usual="expression", nothing=nothing)
             return f"what their field '{name}' says" if name else None
         box = types.TextFieldView(placeholder="everyone except the kid in white", multiline=True, rows=3)
         prop = inputs.str("text", label="Expressions, one a line", required=True, view=box)
         lines = asking.split_lines(ctx.params.get("text"))
         if ctx.params.get("text") is not None and not lines:
             invalid(prop, "Type at least one expression")
-        return plural(len(lines), "expression")
+        return plural(len(lines), "expression") if lines else None
 
     @staticmethod
     def _candidates(ctx, inputs, problems: dict[str, str]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fiftyone as fo
 from fiftyone import ViewField as F
 from fiftyone.operators import types
 
 from fiftyone_rexseek.errors import ReferringError
-from fiftyone_rexseek.integration.fields import detections_fields
+from fiftyone_rexseek.integration.fields import detections_fields, text_fields
 from fiftyone_rexseek.integration.training import family_of, fine_tune
 from fiftyone_rexseek.models.registry import ENTRIES
 
@@ -106,7 +105,7 @@ class FineTune(CallableOperator):
 
     @staticmethod
     def _fields(ctx, inputs: types.Object, family: str) -> str | None:
-        texts = [name for name in ctx.dataset.get_field_schema(ftype=fo.StringField) if name != "filepath"]
+        texts = text_fields(ctx.dataset)
         labels = detections_fields(ctx.dataset)
         wanted = [
             ("expression_field", "Expressions", texts, "expression"),

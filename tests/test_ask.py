@@ -283,3 +283,19 @@ def test_the_form_of_apply_complains_about_the_same(dataset):
     assert plugin.complaints("apply_expressions", dataset, params | {"candidates": "candidates", "weights": ""}) == {}
     assert set(plugin.complaints("apply_expressions", dataset, params | {"text": " ", "candidates": "candidates", "weights": ""})) == {"text"}
     assert "note" in plugin.complaints("apply_expressions", dataset, {"text": "all", "expressions_from": "text"}, view=dataset.skip(1))
+
+
+def test_what_goes_with_an_answer_is_no_choice_of_expressions(dataset, fake):
+    plugin.install()
+    asking.store_answers(dataset, asking.ask(dataset, dataset.first().id, ["all"]))
+    choice = plugin.form("apply_expressions", dataset, {"expressions_from": "field"})["expression_field"]
+    assert choice["type"]["values"] == ["image_id"] == plugin.form("fine_tune", dataset)["expression_field"]["type"]["values"]
+
+
+def test_the_form_of_apply_says_what_a_field_name_is_made_of(dataset):
+    plugin.install()
+    params = {"expressions_from": "text", "candidates": "candidates", "label_field": "My Answers"}
+    shown = plugin.form("apply_expressions", dataset, params)
+    assert "letters, digits and underscores" in shown["label_field"]["error_message"]
+    # and does not count expressions before there is one
+    assert shown["note"]["view"]["label"] == "1 sample in the target"

@@ -100,7 +100,7 @@ def check_detections_field(samples, name: str) -> None:
 def check_output(samples, label_field: str, overwrite: bool) -> None:
     """Refuses names that cannot be fields, and fields that hold something other than earlier answers."""
     if not isinstance(label_field, str) or not label_field.isidentifier() or keyword.iskeyword(label_field) or label_field[0] == "_":
-        raise ConfigError(f"{label_field!r} is no field name", expected="letters, digits and underscores")
+        raise ConfigError(f"{label_field!r} is no field name of letters, digits and underscores that begins with a letter")
     if not samples.has_sample_field(label_field):
         return
     if getattr(samples.get_field(label_field), "document_type", None) is not fo.Detections:

@@ -75,7 +75,7 @@ class ApplySummary:
         rate = f"in {self.seconds:.1f} s ({self.expressions_per_second:.1f} per second)"
         lines = [f"{total} expressions on {self.num_images} images {rate}: {counts}"]
         if self.num_skipped:
-            lines.append(f"{self.num_skipped} samples had been answered before (resume=False asks them again)")
+            lines.append(f"{self.num_skipped} samples had been answered before")
         if self.dropped_candidates:
             lines.append(f"{self.dropped_candidates} candidates were left out before asking")
         if self.proposal_recall is not None:

@@ -147,7 +147,7 @@ def check_text_field(samples, text_field: str, overwrite: bool = False) -> None:
         ConfigError: with what is wrong
     """
     if not isinstance(text_field, str) or not text_field.isidentifier() or text_field[0] == "_":
-        raise ConfigError(f"{text_field!r} is no field name", expected="letters, digits and underscores")
+        raise ConfigError(f"{text_field!r} is no field name of letters, digits and underscores that begins with a letter")
     if not samples.has_sample_field(text_field):
         return
     if not isinstance(samples.get_field(text_field), fo.StringField):

@@ -11,9 +11,7 @@ from .selections import CANDIDATES, COMPANIONS, OUTCOME, REJECTED_MASK
 #: Ends of the names of Detections fields that go with another field.
 _COMPANIONS = ("_source", CANDIDATES, REJECTED_MASK)
 #: String fields of every dataset of expressions, none of which a model wrote.
-_OWN_TEXTS = (
-    "filepath", "expression", "image_id", "expression_id", "import_key", "domain", "sub_domain", "split", "target_summary",
-)  # fmt: skip
+_OWN_TEXTS = ("expression", "image_id", "expression_id", "domain", "sub_domain", "split", "target_summary")
 
 
 def detections_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
@@ -35,20 +33,26 @@ def prediction_fields(
     return answered + [f for f in fields if f not in known and not f.endswith(_COMPANIONS)]
 
 
-def generated_text_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
-    """Names of the string fields that may hold generated expressions: those that a model wrote first, then the others.
+def text_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
+    """Names of the string fields that may hold expressions, in schema order.
 
     What goes with a field of predictions, such as ``<field>_answer``, is left out, and so are evaluations' fields.
     """
     schema = samples.get_field_schema()
     runs = samples.list_evaluations()
-    texts = [
+    return [
         name
         for name in samples.get_field_schema(ftype=fo.StringField)
-        if name not in _OWN_TEXTS
+        if name not in ("filepath", "import_key")
         and not any(name == field + suffix for suffix in COMPANIONS for field in schema if name.startswith(field))
         and not any(name.startswith(f"{key}_") for key in runs)
     ]
+
+
+def generated_text_fields(samples: fo.core.collections.SampleCollection) -> list[str]:
+    """Names of the :func:`text_fields` that may hold generated expressions: those that a model wrote first, then the others."""
+    schema = samples.get_field_schema()
+    texts = [name for name in text_fields(samples) if name not in _OWN_TEXTS]
     return sorted(texts, key=lambda name: name + OUTCOME not in schema)
 
 
