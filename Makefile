@@ -21,7 +21,7 @@ browser: $(STAMP)
 	-bash tools/ensure_browser.sh
 
 # The browser's event loop stays alive in its process, so the App tests have processes of their own. Both parts run, whatever
-# comes of the first. Groups of App tests start in alphabetical order: by number of tests, as xdist has it, the longest came last.
+# comes of the first. Groups of App tests start in the order of tests/app/conftest.py: in that of xdist, by number, the longest came last.
 test: $(STAMP) browser
 	@status=0; set -x; \
 	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/app || status=$$?; \

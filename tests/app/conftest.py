@@ -47,12 +47,18 @@ STILL = """addEventListener("DOMContentLoaded", () => {
 WITH_MODEL = ("test_models.py", "test_referring_panel.py", "test_restart.py")
 
 
+#: Files whose tests share nothing: they come last, one by one, so that all processes end at about the same time.
+INDEPENDENT = ("test_files.py", "test_operators.py")
+
+
 class ByServer(LoadFileScheduling):
-    """File by file, but the files with a model together."""
+    """File by file, but the files with a model together, and independent tests one by one."""
 
     def _split_scope(self, nodeid):
         file = super()._split_scope(nodeid)
-        return "models" if file.endswith(WITH_MODEL) else file
+        if file.endswith(WITH_MODEL):
+            return "models"
+        return nodeid if file.endswith(INDEPENDENT) else file
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -64,6 +70,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.app)
+    items.sort(key=lambda item: item.path.parent == here and item.path.name in INDEPENDENT)
 
 
 def _chromium() -> str | None:
