@@ -83,7 +83,7 @@ def run(ctx, label: str, work: Callable[[Callable], Any]) -> Iterator[Any]:
             return
 
 
-def reload(ctx, schema_changed: bool = True) -> Iterator[Any]:
+def reload(ctx) -> Iterator[Any]:
     """Instructions that make an open App show what was written; nothing when delegated."""
     if not ctx.delegated:
-        yield ctx.ops.reload_dataset() if schema_changed else ctx.ops.reload_samples()
+        yield ctx.ops.reload_dataset()

@@ -151,7 +151,8 @@ class TagForReview(CallableOperator):
         tag = ctx.params["tag"].strip()
         count = curation.tag_for_review(target, tag)
         ctx.ops.notify(f"{plural(count)} newly tagged '{tag}'", variant="success")
-        ctx.ops.reload_samples()
+        # reload_samples leaves tiles that have been drawn as they are
+        ctx.ops.reload_dataset()
         return {"count": count}
 
 

@@ -105,11 +105,14 @@ def test_the_most_uncertain_answers_are_shown_and_saved(app, dataset):
 
 def test_tagging_the_open_sample_for_review(app, dataset):
     app.open(dataset)
+    app.page.locator("[data-cy=checkbox-tags] input").check()
     app.open_sample(2)
     form = app.operator("Tag for review")
     form.get_by_text("1 sample").wait_for()
     app.execute(form)
     app.until(lambda: len(dataset.match_tags("review")) == 1, "the sample is tagged")
+    # the tile that was drawn before says so
+    app.page.locator("[data-cy=fo-grid]").get_by_text("review", exact=True).wait_for()
     assert dataset.match_tags("review").values("id") == [dataset.values("id")[2]]
 
 
