@@ -118,7 +118,7 @@ def output_field(
     if not ctx.params.get("overwrite") and (problem := _problem(check, field, False)):
         invalid(prop, f"{problem}: choose another name, or tick '{replace}'")
     if ctx.dataset.has_sample_field(field):
-        text = f"Samples that the same run {did} before are left out; others are overwritten"
+        text = f"Samples that the same run {did} before are left out; what another run wrote there goes at the start"
         inputs.view("exists", types.Warning(label=f"Field '{field}' exists", description=text))
         inputs.bool("overwrite", default=False, label=replace)
 
