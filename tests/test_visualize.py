@@ -46,6 +46,21 @@ def test_every_readable_sample_gets_a_picture_and_the_rest_is_named(dataset, tmp
     assert tinted[0] < 150 and tinted[1] > tinted[0]
 
 
+def test_several_fields_are_named_in_their_colours_and_seen_where_they_coincide(dataset, tmp_path):
+    first = dataset.first()
+    first["pred"] = fo.Detections(detections=[fo.Detection(label="person", bounding_box=[0.25, 0.25, 0.5, 0.5])])
+    first.save()
+    pixels = np.asarray(Image.open(save_annotated(dataset, tmp_path / "two", ["ground_truth", "pred"]).paths[0]))
+    band = pixels[:-80]
+    for color in (GROUND_TRUTH_COLOR, PREDICTION_COLOR):
+        assert (band == color).all(axis=2).sum() > 20, "a square before its name"
+    edge = pixels[-80:][20:24, 60]
+    assert {tuple(p) for p in edge.tolist()} == {PREDICTION_COLOR, GROUND_TRUTH_COLOR}
+    # of one field there is no question
+    alone = np.asarray(Image.open(save_annotated(dataset, tmp_path / "one", ["pred"]).paths[0]))
+    assert not (alone[:-80] == PREDICTION_COLOR).all(axis=2).any() and alone.shape[0] < pixels.shape[0]
+
+
 def test_fields_are_checked_before_anything_is_written(dataset, tmp_path):
     with pytest.raises(ConfigError, match="no field 'nothing'"):
         save_annotated(dataset, tmp_path / "out", ["nothing"])

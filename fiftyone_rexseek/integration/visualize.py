@@ -44,12 +44,16 @@ class Layer:
         captions: one text per box, may be empty
         masks: one boolean (h, w) array or None per box, or None
         color: RGB, 0 to 255
+        name: what the layer is, for a line in its colour below the title; empty: no line
+        thickness: of the boxes' lines, in units of the thinnest
     """
 
     boxes_xyxy: np.ndarray
     captions: Sequence[str]
     masks: Sequence[np.ndarray | None] | None = None
     color: tuple[int, int, int] = PREDICTION_COLOR
+    name: str = ""
+    thickness: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def _font(size: int, is_ascii: bool) -> ImageFont.ImageFont | ImageFont.FreeType
 
 
 def draw_annotated(image: Image.Image, layers: Sequence[Layer], title: str = "") -> Image.Image:
-    """A copy of the picture with masks, boxes and captions drawn, and the title on a band above it.
+    """A copy of the picture with masks, boxes and captions drawn, and title and names of layers on a band above it.
 
     Line width and letter size follow the size of the picture.
 
@@ -96,10 +100,11 @@ def draw_annotated(image: Image.Image, layers: Sequence[Layer], title: str = "")
             # PIL refuses inverted corners; a bad box is drawn as the line it is
             x0, x1 = sorted((float(box[0]), float(box[2])))
             y0, y1 = sorted((float(box[1]), float(box[3])))
-            draw.rectangle((x0, y0, x1, y1), outline=layer.color, width=2 * unit)
+            draw.rectangle((x0, y0, x1, y1), outline=layer.color, width=2 * unit * layer.thickness)
             if caption:
                 _caption(draw, (x0, y0), caption, font, layer.color)
-    return _with_title(canvas, title) if title else canvas
+    lines = [(line, None) for line in title.splitlines()] + [(layer.name, layer.color) for layer in layers if layer.name]
+    return _with_lines(canvas, lines) if lines else canvas
 
 
 def _caption(draw: ImageDraw.ImageDraw, corner, text: str, font, color) -> None:
@@ -112,15 +117,24 @@ def _caption(draw: ImageDraw.ImageDraw, corner, text: str, font, color) -> None:
     draw.text((x + 2 - left, y + 2 - top), text, font=font, fill=(0, 0, 0) if dark else (255, 255, 255))
 
 
-def _with_title(image: Image.Image, title: str) -> Image.Image:
-    size = max(12, image.width // 32)
-    font = _font(size, title.isascii())
-    letter = max(font.getlength(title.replace("\n", " ")) / len(title), size / 2)  # those of some scripts are twice as wide as Latin ones
-    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, max(12, int(image.width / letter * 0.95)))]
-    band = int(len(lines) * size * 1.4) + size // 2
-    canvas = Image.new("RGB", (image.width, image.height + band), (24, 24, 27))
-    canvas.paste(image, (0, band))
-    ImageDraw.Draw(canvas).multiline_text((size // 2, size // 4), "\n".join(lines), font=font, fill=(250, 250, 250))
+def _with_lines(image: Image.Image, lines: Sequence[tuple[str, tuple[int, int, int] | None]]) -> Image.Image:
+    """The image below a band of texts, each with a square of its colour before it if it has one."""
+    size, text = max(12, image.width // 32), "".join(line for line, _ in lines)
+    font = _font(size, text.isascii())
+    letter = max(font.getlength(text) / max(1, len(text)), size / 2)  # those of some scripts are twice as wide as Latin ones
+    most = max(12, int(image.width / letter * 0.95))
+    # a text goes on below itself, without another square
+    rows = [(part, color if n == 0 else None) for line, color in lines for n, part in enumerate(textwrap.wrap(line, most - 2))]
+    height = round(size * 1.4)
+    canvas = Image.new("RGB", (image.width, image.height + len(rows) * height + size // 2), (24, 24, 27))
+    canvas.paste(image, (0, canvas.height - image.height))
+    draw = ImageDraw.Draw(canvas)
+    for n, (part, color) in enumerate(rows):
+        x, y = size // 2, size // 4 + n * height
+        if color is not None:
+            draw.rectangle((x, y + size // 4, x + size * 3 // 4, y + size), fill=color)
+            x += round(size * 1.2)
+        draw.text((x, y), part, font=font, fill=(250, 250, 250))
     return canvas
 
 
@@ -133,7 +147,7 @@ def save_annotated(
     draw_masks: bool = True,
     progress: bool | Callable | None = None,
 ) -> SavedPictures:
-    """Saves one annotated PNG per sample: its expression as the title, each field in a colour of its own.
+    """Saves one annotated PNG per sample: its expression as the title, each field in a colour of its own, several by name.
 
     File names are ``<image name>_<sample id>.png``, so several expressions of an image do not overwrite each other. A
     sample whose image cannot be read is reported and skipped.
@@ -168,8 +182,13 @@ def save_annotated(
                 failed[sample.id] = str(e)
                 logger.warning("%s", e)
                 continue
-            layers = [_layer(sample[f], image.size, colors[f], draw_masks) for f in fields]
-            title = _title(sample, titled, fields, dataset)
+            names = _names(sample, fields, dataset)
+            # the first has the thickest lines: inside those of a box that coincides with it, it is still seen
+            layers = [
+                _layer(sample[f], image.size, draw_masks, color=colors[f], name=names[f], thickness=len(fields) - n)
+                for n, f in enumerate(fields)
+            ]
+            title = str(sample[titled]) if titled and sample[titled] else ""
             path = folder / f"{Path(sample.filepath).stem}_{sample.id}.png"
             draw_annotated(image, layers, title).save(path)
             paths.append(path)
@@ -193,7 +212,7 @@ def _colors(fields: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     return colors
 
 
-def _layer(detections: fo.Detections | None, size: tuple[int, int], color, draw_masks: bool) -> Layer:
+def _layer(detections: fo.Detections | None, size: tuple[int, int], draw_masks: bool, **look) -> Layer:
     width, height = size
     found = detections.detections if detections is not None else []
     boxes = to_absolute([d.bounding_box for d in found], width, height)
@@ -201,13 +220,14 @@ def _layer(detections: fo.Detections | None, size: tuple[int, int], color, draw_
     full = None
     if draw_masks:
         full = [paste(d.get_mask(), b, height, width) if d.has_mask else None for d, b in zip(found, boxes)]
-    return Layer(boxes, captions, full, color)
+    return Layer(boxes, captions, full, **look)
 
 
-def _title(sample, expression_field: str | None, fields: Sequence[str], dataset) -> str:
-    lines = [str(sample[expression_field])] if expression_field and sample[expression_field] else []
+def _names(sample, fields: Sequence[str], dataset) -> dict[str, str]:
+    """What is said of each field: which of several it is, and what its outcome means where there is nothing to draw."""
+    names = {}
     for field in fields:
         outcome = sample[f"{field}_outcome"] if dataset.has_sample_field(f"{field}_outcome") else None
-        if outcome in _OUTCOME_TEXT:
-            lines.append(f"{field}: {_OUTCOME_TEXT[outcome]}")
-    return "\n".join(lines)
+        words = _OUTCOME_TEXT.get(outcome)
+        names[field] = f"{field}: {words}" if words else field if len(fields) > 1 else ""
+    return names
