@@ -147,7 +147,9 @@ def save_annotated(
     draw_masks: bool = True,
     progress: bool | Callable | None = None,
 ) -> SavedPictures:
-    """Saves one annotated PNG per sample: its expression as the title, each field in a colour of its own, several by name.
+    """Saves one annotated PNG per sample: its expression as the title, each field in a colour of its own.
+
+    Several fields are named in their colours below the title.
 
     File names are ``<image name>_<sample id>.png``, so several expressions of an image do not overwrite each other. A
     sample whose image cannot be read is reported and skipped.
@@ -156,7 +158,7 @@ def save_annotated(
         samples: a dataset or view of images
         output_dir: folder, made if necessary
         fields: Detections fields to draw; ground truth is green
-        expression_field: the title; None, or a field that does not exist, means no title
+        expression_field: the title; None, or a field that does not exist, means neither title nor names
         draw_masks: whether instance masks are tinted
         progress: as everywhere in FiftyOne
 
@@ -182,7 +184,7 @@ def save_annotated(
                 failed[sample.id] = str(e)
                 logger.warning("%s", e)
                 continue
-            names = _names(sample, fields, dataset)
+            names = _names(sample, fields, dataset, all_named=titled is not None and len(fields) > 1)
             # the first has the thickest lines: inside those of a box that coincides with it, it is still seen
             layers = [
                 _layer(sample[f], image.size, draw_masks, color=colors[f], name=names[f], thickness=len(fields) - n)
@@ -223,11 +225,11 @@ def _layer(detections: fo.Detections | None, size: tuple[int, int], draw_masks: 
     return Layer(boxes, captions, full, **look)
 
 
-def _names(sample, fields: Sequence[str], dataset) -> dict[str, str]:
-    """What is said of each field: which of several it is, and what its outcome means where there is nothing to draw."""
+def _names(sample, fields: Sequence[str], dataset, all_named: bool) -> dict[str, str]:
+    """What is said of each field: its name if all are named, and what its outcome means where there is nothing to draw."""
     names = {}
     for field in fields:
         outcome = sample[f"{field}_outcome"] if dataset.has_sample_field(f"{field}_outcome") else None
         words = _OUTCOME_TEXT.get(outcome)
-        names[field] = f"{field}: {words}" if words else field if len(fields) > 1 else ""
+        names[field] = f"{field}: {words}" if words else field if all_named else ""
     return names
