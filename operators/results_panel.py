@@ -98,12 +98,12 @@ class ResultsPanel(foo.Panel):
             return
         cut = thresholds[int(ctx.params["idx"])]
 
-        def show(run):
+        def keep(run):
             ctx.ops.set_view(results.confident_view(ctx.dataset, run, cut))
             # the number of samples stays, and the grid may not draw these boxes
             ctx.ops.notify(f"'{run.pred_field}' keeps the boxes with a confidence of at least {cut:.2f}")
 
-        self._with_run(ctx, show)
+        self._with_run(ctx, keep)
 
     def worst_first(self, ctx):
         """Sorts the run's samples by score."""
